@@ -1,1 +1,1 @@
-"""Asks models behind an OpenAI-compatible server: what the writers of `language` and the judges of `scorers` share."""
+"""The client for models behind an OpenAI-compatible server, shared by the writers of `language` and the scorers."""

@@ -1,4 +1,4 @@
-"""Ask a model behind an OpenAI-compatible server: OpenAI, Gemini's endpoint, vLLM, Ollama, llama.cpp, transformers."""
+"""The client of a model behind an OpenAI-compatible server: OpenAI, Gemini, vLLM, Ollama, llama.cpp, transformers."""
 
 import json
 import random
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import openai
 
 _NO_COMPLETION = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError)
-"""Errors of reading a body that is unlike a chat completion."""
+"""Errors of parsing a body that isn't a chat completion."""
 _KEY_REFUSED = re.compile(
     r"(?:invalid|incorrect|not valid|missing|expired|no|wrong)\W+(?:\w+\W+){0,3}api[ _-]?key"
     r"|api[ _-]?key\W+(?:\w+\W+){0,4}(?:invalid|incorrect|not valid|missing|expired|required)",
@@ -30,19 +30,20 @@ _KEY_REFUSED = re.compile(
 )
 _NO_CREDIT = re.compile(r"insufficient[ _](?:credit|quota|balance|fund)|(?:out of|no|more) credits", re.IGNORECASE)
 _FLAGGED = re.compile(r"moderat|flagged|content (?:policy|filter)|safety", re.IGNORECASE)
-"""Words of an error that is about the question's content, and not about the key."""
+"""Words of an error that concerns the content of the request, not the key."""
 
 _FRAME_TOKENS = 200
-"""TokenCount that a server may put around the messages."""
+"""Number of tokens that a server may add to the messages."""
 _INLINE_IMAGE = re.compile(r'data:image/[^"]*')
 _MOST_IMAGE_TOKENS, _USUAL_IMAGE_TOKENS = 50_000, 1000
-"""TokenCount of an inline image, at most and usually: its bytes don't tell."""
+"""Number of tokens of an inline image, at most and usually: its bytes don't determine it."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
-"""Seconds before a request that failed under status 200 is repeated, as the openai package waits for others."""
+"""First and longest wait in seconds before a request that failed with status 200 is repeated, as the openai package
+does after other failures."""
 
 
 class _RefusedError(Exception):
-    """A server's answer that is no completion."""
+    """The server's answer isn't a completion."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.words)
@@ -50,7 +51,7 @@ class _RefusedError(Exception):
 
 
 class Client:
-    """A client of one model, for any number of threads. Remarks about the server go to the meter."""
+    """A thread-safe client of one model. It reports remarks about the server to the meter."""
 
     def __init__(self, endpoint: Endpoint, meter: Meter) -> None:
         self._endpoint = endpoint
@@ -62,7 +63,7 @@ class Client:
     def of_judge(
         cls, who: str, model: str, server: Mapping[str, Any] | None, meter: Meter | None, **settings: Any
     ) -> Self:
-        """Return the client of a judge: `model` is its `path` in the recipe, and `server` the section of that name.
+        """Return the client of a judge: `model` is its `path` in the recipe, `server` its section `server`.
 
         Raises:
             ModelError: `who`, such as "a vqa-openai scorer", has no server.
@@ -73,12 +74,12 @@ class Client:
 
     @property
     def at_once(self) -> int:
-        """The number of requests at a time."""
+        """The number of concurrent requests."""
         return self._endpoint.concurrency
 
     @property
     def limit(self) -> str:
-        """The setting of the most tokens of a reply, for messages."""
+        """The setting that limits the tokens of a reply, for messages."""
         return f"{self._meter.section}.reply_tokens = {self._endpoint.reply_tokens}"
 
     def ask(
@@ -89,14 +90,15 @@ class Client:
         seed: int,
         inspect: Callable[[Reply], object] = lambda reply: None,
     ) -> Shape:
-        """Return the model's reply to `instructions` on `data`, which is sent as JSON and isn't part of them.
+        """Return the model's reply to `instructions` on `data`, in the form of `shape`.
 
-        One number of retries covers everything: requests that fail, hang or are refused for now, which the openai
-        package repeats when the server says (Retry-After), and replies that can't be read.
+        The retries of the endpoint cover both replies that can't be read and requests that fail, time out or are
+        refused for now; the openai package repeats the latter when the server says (Retry-After).
 
         Args:
-            data: a mapping, or the parts of a message, such as images, which are sent as they are.
-            inspect: is given each reply before it is read; what it raises ends the asking.
+            data: a mapping, which is sent as JSON in a message of its own, or the parts of a message, such as images,
+                which are sent unchanged.
+            inspect: called with each reply before it is parsed; an exception of it ends the retries.
 
         Raises:
             NoReplyError: no retry is left.
@@ -110,7 +112,7 @@ class Client:
         }
         left = self._endpoint.retries
         while True:
-            # Servers hold seeds in 32 bits.
+            # Servers store seeds in 32 bits.
             reply, taken, sent = self._request(arguments | {"seed": (seed + left) % 2**31}, left)
             inspect(reply)
             ignored = "response_format" in sent and not keeps_shape(reply.text, reply.cut, shape)
@@ -133,7 +135,7 @@ class Client:
         """Return the model's reply to `messages`; `more` are further arguments of a chat completion.
 
         Raises:
-            NoReplyError, BudgetError, ModelError: as in `ask`; but any text is a reply.
+            NoReplyError, BudgetError, ModelError: as in `ask`, except that any text is a valid reply.
         """
         arguments = self._settings() | {"messages": list(messages)} | more
         reply, _, sent = self._request(arguments, self._endpoint.retries)
@@ -163,7 +165,7 @@ class Client:
             )
 
     def _request(self, arguments: Mapping[str, Any], retries: int) -> tuple[Reply, int, Mapping[str, Any]]:
-        """Return the reply, the number of retries that it took, and the arguments that the server accepted."""
+        """Return the reply, the number of retries used, and the arguments that the server accepted."""
         import openai
 
         refused: dict[str, int | None] = {}
@@ -186,9 +188,9 @@ class Client:
             except (UnicodeError, OSError) as failure:
                 raise ModelError(f"{self._endpoint.server} can't be asked ({type(failure).__name__})") from None
             except openai.APIError as failure:
-                # A chained exception would carry the request with its key into the traceback.
+                # A chained exception would show the request with its key in the traceback.
                 raise self._explain_failure(failure) from None
-            # Only now that the server has accepted the rest is it certain that it refused these.
+            # Recorded only now: the server has accepted the other arguments, so it did refuse these.
             for name, value in refused.items():
                 self._refused[name] = value
                 mend = f"asked with {value}" if value is not None else "asked without it"
@@ -217,7 +219,7 @@ class Client:
         return open_client(self._endpoint)
 
     def _explain_refusal(self, refusal: Refusal) -> AgfsyncError:
-        """Return the error for `refusal`: a ModelError, which ends the run, if it concerns every request."""
+        """Return the exception for `refusal`: a ModelError, which ends the run, if it concerns every request."""
         model, server = self._endpoint.model, self._endpoint.server
         words = hide_key(refusal.words)
         status = f" ({refusal.status})" if refusal.status else ""
@@ -237,7 +239,7 @@ class Client:
         return NoReplyError(f"{server} {answered}: {words}")
 
     def _explain_failure(self, failure: "openai.APIError") -> AgfsyncError:
-        """Return the error for a request without an answer."""
+        """Return the exception for a request without an answer."""
         import openai
 
         server = self._endpoint.server
@@ -254,26 +256,26 @@ class Client:
 
 
 def is_flagged(failure: NoReplyError) -> bool:
-    """Return True if a server has answered that it won't pass the request to the model, for its content."""
+    """Return True if the server rejected the request because of its content."""
     return " answered " in str(failure) and _FLAGGED.search(str(failure)) is not None
 
 
 @cache
 def make_response_format(shape: type[BaseModel]) -> dict[str, Any]:
-    """Return the argument of a chat completion that asks for JSON of `shape`."""
+    """Return the argument `response_format` that requests JSON of `shape`."""
     schema = {"name": shape.__name__.lower(), "schema": shape.model_json_schema(), "strict": True}
     return {"type": "json_schema", "json_schema": schema}
 
 
 def _hide_key_in(found: Shape) -> Shape:
-    """Return `found` without the key, which a reply may have spelt with JSON's escapes."""
+    """Return `found` without the API key, which a reply may have spelt with JSON escapes."""
     text = json.dumps(found.model_dump())
     hidden = hide_key(text)
     return found if hidden == text else type(found).model_validate_json(hidden)
 
 
 def _read_error(failure: "openai.APIStatusError") -> Refusal:
-    """Return the refusal in an error's body, of which the openai package reads one shape only."""
+    """Return the refusal in an error's body; the openai package parses only one form of it."""
     try:
         found = read_refusal(_parse_body(failure.response.text), failure.status_code)
     except _NO_COMPLETION:
@@ -289,10 +291,10 @@ def _parse_body(text: str) -> Any:
 
 
 def _read_body(text: str, limit: int) -> Reply:
-    """Return the completion in a body, without the key.
+    """Parse the completion in a body, and remove the API key.
 
     Raises:
-        _RefusedError: it is none.
+        _RefusedError: the body isn't a completion.
     """
     body = _parse_body(text)
     try:
@@ -306,7 +308,7 @@ def _read_body(text: str, limit: int) -> Reply:
 
 
 def _estimate_tokens(arguments: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the number of tokens of a request, at most and probably."""
+    """Return the maximum and the probable number of tokens of a request."""
     text, images = _INLINE_IMAGE.subn("", json.dumps(arguments))
     # A token is at least a byte.
     most = len(text) + _FRAME_TOKENS + images * _MOST_IMAGE_TOKENS

@@ -1,4 +1,4 @@
-"""Read the body of a chat completion: text, end, tokens, and log-probabilities where the answer begins."""
+"""Parses a chat completion: text, finish reason, token counts, and log-probabilities at the start of the answer."""
 
 import math
 import re
@@ -10,18 +10,18 @@ from typing import Any
 from agfsync.chat.replies import CLOSING_TAG, OPENING_TAG, find_answer
 
 _CUT_REASONS = ("length", "max_tokens", "max_output_tokens", "max_length", "model_length")
-"""Finish reasons of replies that reached the most tokens that they may have."""
+"""Finish reasons of replies that reached the token limit."""
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking", "thoughts", "reasoning_details")
-"""Fields for thoughts next to the content."""
+"""Fields with the model's reasoning, next to the content."""
 _SHOWN = 60
-"""Characters of a reply in a message."""
+"""Characters of a reply that a message shows."""
 
 _FIRST_WORD = re.compile(r"(?:<[^<>]{1,40}>|[\W_ĠĊ])*+([^\W\d_]+)")
-"""The first word after punctuation and tags; some servers leave in their vocabulary's marks for spaces."""
+"""The first word after punctuation and tags; some servers don't remove their vocabulary's marks for spaces."""
 _MARK = re.compile(rb"<[^<>]{1,40}>|\[[^\[\]]{1,40}\]")
-"""A token that marks a place, such as the end of a turn."""
+"""A special token, such as the end of a turn."""
 _SPACES = tuple(each.encode() for each in "Ġ▁Ċ")
-"""The marks of vocabularies for spaces and line breaks."""
+"""The characters by which vocabularies mark spaces and line breaks."""
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -31,31 +31,32 @@ class Reply:
 
     text: str
     first: Mapping[str, float] = field(default_factory=dict)
-    """log-probabilities of the spellings of the answer's first word; empty if none are given or can be placed"""
+    """log-probabilities of the spellings of the answer's first word; empty if there are none, or none that can be
+    located"""
     finish: str = ""
-    """finish reason, as the server gives it"""
+    """finish reason, in lower case"""
     cut: bool = False
-    """True if it reached the most tokens that it may have, and would have gone on"""
+    """True if it was cut at the token limit"""
     aside: Mapping[str, str] = field(default_factory=dict)
-    """texts in other fields than the content, by the field's name"""
+    """texts in fields other than the content, by the field's name"""
     unplaced: bool = False
-    """True if log-probabilities are given, and it is unclear which are those of the answer's beginning"""
+    """True if there are log-probabilities, but those of the answer's start can't be located"""
     came: str = ""
-    """description of a body that is no completion"""
+    """description of a body that isn't a completion"""
     tokens: tuple[int, int] | None = None
     """tokens sent and received, as the server counts them; None if it doesn't"""
 
     @property
     def answer(self) -> str:
-        """The text without the thoughts in it."""
+        """The text without the reasoning in it."""
         return self.text[slice(*find_answer(self.text))].strip()
 
 
 def read_completion(body: Any, limit: int) -> Reply:
-    """Return the reply in a completion's `body`, any JSON value; an empty reply if it isn't a completion.
+    """Parse a completion's `body`, any JSON value; the reply is empty if it isn't a completion.
 
     Args:
-        limit: most tokens of the reply: one that has as many, and no finish reason, was cut.
+        limit: the token limit: a reply of that length without a finish reason counts as cut.
     """
     tokens = _read_usage(body)
     choices = body.get("choices") if isinstance(body, dict) else None
@@ -74,7 +75,7 @@ def read_completion(body: Any, limit: int) -> Reply:
 
 
 def read_first_word(text: str) -> str:
-    """Return the first word of `text` in lower case and its plainest spelling; empty if there is none.
+    """Return the first word of `text`, casefolded and normalised by NFKC; empty if there is none.
 
     >>> read_first_word("**Yes**, there is."), read_first_word("▁ＮＯ")
     ('yes', 'no')
@@ -84,10 +85,10 @@ def read_first_word(text: str) -> str:
 
 
 def explain_reply(reply: Reply, limit: str) -> str:
-    """Return a description of a reply that can't be read as an answer, and the setting that helps.
+    """Describe a reply that can't be read as an answer, and the setting that helps.
 
     Args:
-        limit: setting of the most tokens of a reply, such as "captions.writer.reply_tokens = 64".
+        limit: the setting of the token limit, such as "captions.writer.reply_tokens = 64".
     """
     ended = f"finish_reason {reply.finish}" if reply.finish else "no finish_reason"
     cut = f"it was cut at {limit} ({ended})"
@@ -129,7 +130,7 @@ def _read_usage(body: Any) -> tuple[int, int] | None:
     )
     if sent is None or received is None:
         return None
-    # Some servers count thoughts, which are paid too, in the total only.
+    # Some servers count reasoning, which is also charged, only in the total.
     return sent, max(received, (total or 0) - sent)
 
 
@@ -158,7 +159,7 @@ def _read_message(message: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
 
 
 def _read_parts(content: Any) -> Iterator[tuple[str, str]]:
-    """Yield the texts of a content, a text or a list of typed parts, each with the field that it belongs to."""
+    """Yield each text of a content (a text or a list of typed parts) with the field that it belongs to."""
     if isinstance(content, str):
         yield "content", content
     elif isinstance(content, list):
@@ -180,16 +181,16 @@ def _read_parts(content: Any) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    """A token of the reply, and the log-probabilities of all tokens that are listed for its place."""
+    """A token of the reply, and the log-probabilities of all tokens listed for its position."""
 
     data: bytes
     alternatives: Mapping[str, float]
 
 
 def _read_logprobs(given: Any) -> list[_Token]:
-    """Return the tokens that a server gives log-probabilities of; empty if it gives none that can be read."""
+    """Return the tokens with log-probabilities; empty if there are none that can be read."""
     if isinstance(given, dict) and isinstance(given.get("tokens"), list):
-        # The older form: a list each of tokens, log-probabilities and alternatives.
+        # The older form: separate lists of tokens, log-probabilities and alternatives.
         tokens = given["tokens"]
         columns = (given.get("token_logprobs"), given.get("top_logprobs"))
         own, top = (column if isinstance(column, list) else [] for column in columns)
@@ -215,11 +216,11 @@ def _read_token(entry: Any) -> _Token:
         if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
             continue
         if value > 1e-3:
-            return _Token(data, {})  # Whatever these are, they aren't log-probabilities.
+            return _Token(data, {})  # A positive number isn't a log-probability.
         spelling = _token_bytes(each).decode(errors="replace")
         found[spelling] = max(found.get(spelling, -math.inf), float(value))
     if likeliest and all(_spelling(each) != _spelling(entry) for each in likeliest):
-        return _Token(data, {})  # A greedy reply's own token is its likeliest: these belong to another place.
+        return _Token(data, {})  # A greedy reply's token is the likeliest: these belong to another position.
     return _Token(data, found)
 
 
@@ -228,7 +229,7 @@ def _spelling(entry: Mapping[str, Any]) -> str:
 
 
 def _token_bytes(entry: Mapping[str, Any]) -> bytes:
-    """Return a token's bytes: as given, else those of its spelling."""
+    """Return a token's bytes: its field `bytes` if that is valid, else the encoded text."""
     given, token = entry.get("bytes"), entry.get("token")
     if isinstance(given, list) and given and all(_is_count(byte) and byte < 256 for byte in given):
         return bytes(given)
@@ -239,10 +240,10 @@ def _token_bytes(entry: Mapping[str, Any]) -> bytes:
 
 
 def _locate_answer(tokens: Sequence[_Token], text: str, thoughts: str) -> int | None:
-    """Return the place among `tokens` of the answer's first word; None if it isn't certain.
+    """Return the index in `tokens` of the answer's first word; None if it isn't certain.
 
-    The tokens may be those of `text`, or begin with those of thoughts in another field, and with marks that are part
-    of no text. All are compared without spaces, which vocabularies put where they like.
+    The tokens are those of `text`; reasoning of another field, and special tokens that are part of no text, may precede
+    them. All are compared without spaces, whose place in tokens differs between vocabularies.
     """
     start, end = find_answer(text)
     word = _FIRST_WORD.match(text[start:end])
@@ -253,17 +254,17 @@ def _locate_answer(tokens: Sequence[_Token], text: str, thoughts: str) -> int | 
     stream, apart = b"".join(squeezed), _squeeze(_encode(thoughts))
     head, rest = _squeeze(_encode(text[:begin])), _squeeze(_encode(text[begin:]))
     if apart and apart.startswith(_MARK.sub(b"", stream)):
-        return None  # The tokens of the thoughts, even if they read like the answer.
+        return None  # These are the tokens of the reasoning, even if they look like the answer.
     place = stream.rfind(rest)
     if place >= 0 and _is_marks(stream[place + len(rest) :]) and _leads_up(stream[:place], head, apart):
         return _token_at(squeezed, place)
     if len(stream) > len(head) and (head + rest).startswith(stream):
-        return _token_at(squeezed, len(head))  # The list ends sooner than the reply.
+        return _token_at(squeezed, len(head))  # The list of tokens is shorter than the reply.
     return None
 
 
 def _token_at(squeezed: Sequence[bytes], place: int) -> int | None:
-    """Return the number of the token with the byte at `place` of all; None if it also has a word before that."""
+    """Return the index of the token with the byte at `place` of all; None if it has a part of a word before that."""
     ahead = 0
     for number, token in enumerate(squeezed):
         if place < ahead + len(token):
@@ -273,7 +274,7 @@ def _token_at(squeezed: Sequence[bytes], place: int) -> int | None:
 
 
 def _leads_up(prefix: bytes, head: bytes, thoughts: bytes) -> bool:
-    """Return True if `prefix`, the bytes before the answer, is `head`, or thoughts that end and then `head`."""
+    """Return True if `prefix`, the bytes before the answer, is `head`, or finished reasoning followed by `head`."""
     if not prefix.endswith(head):
         return False
     extra = prefix[: len(prefix) - len(head)]
@@ -285,7 +286,7 @@ def _leads_up(prefix: bytes, head: bytes, thoughts: bytes) -> bool:
 
 
 def _is_marks(data: bytes) -> bool:
-    """Return True if `data` are marks such as the end of a turn, none of which belongs to a thought."""
+    """Return True if `data` has only special tokens such as the end of a turn, and none of reasoning."""
     said = data.decode(errors="replace")
     return not _MARK.sub(b"", data) and not CLOSING_TAG.search(said) and not OPENING_TAG.search(said)
 
@@ -295,7 +296,7 @@ def _encode(text: str) -> bytes:
 
 
 def _squeeze(data: bytes) -> bytes:
-    """Return `data` without spaces, however they are written."""
+    """Remove all spaces from `data`, also those that a vocabulary marks by another character."""
     for space in _SPACES:
         data = data.replace(space, b"")
     return b"".join(data.split())

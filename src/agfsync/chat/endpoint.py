@@ -1,7 +1,7 @@
 """The address and settings of a language model, and the HTTP client for it.
 
-The API key comes from OPENAI_API_KEY, goes into the client, and is removed from everything that the server says.
-Messages name a variable that can't be used, and never cite its value, which may hold a password.
+The API key is read from OPENAI_API_KEY, given to the client, and removed from everything that the server says.
+Messages name an invalid environment variable, but never its value, which may contain a password.
 """
 
 import os
@@ -22,9 +22,9 @@ KEY, BASE_URL = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 
 _OPENAI = "https://api.openai.com/v1"
 _SHORTEST_SECRET = 12
-"""Characters below which a key is a placeholder, as servers without keys accept."""
+"""A shorter key is a placeholder, as servers without keys accept."""
 _PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
-"""Read in upper and in lower case."""
+"""Read in upper and lower case."""
 _SOCKS = ("socks5", "socks5h")
 _SENT_VARIABLES = ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY")
 """Variables that the openai package sends with each request."""
@@ -39,14 +39,14 @@ class Endpoint:
     """default: OPENAI_BASE_URL, else OpenAI's"""
     temperature: float
     structured: bool
-    """ask for JSON by its schema"""
+    """True to send the JSON schema of the reply"""
     reply_tokens: int
-    """most tokens of one reply"""
+    """token limit of a reply"""
     concurrency: int
     timeout: float
     """seconds to wait for a reply"""
     retries: int
-    """number of times that a request is repeated in all"""
+    """total number of retries of a request"""
 
     @property
     def url(self) -> str:
@@ -55,7 +55,7 @@ class Endpoint:
 
     @property
     def server(self) -> str:
-        """Host and port of the server, for messages: the address may hold a password."""
+        """Host and port of the server, for messages, since the address may contain a password."""
         try:
             return urlsplit(self.url).netloc.rpartition("@")[2] or "its address"
         except ValueError:
@@ -66,7 +66,7 @@ def read_key(endpoint: Endpoint) -> str:
     """Return the key for `endpoint`, or "none" for a server other than OpenAI's.
 
     Raises:
-        ModelError: there is none for OpenAI's server, or it can't be one.
+        ModelError: there is no key for OpenAI's server, or it has invalid characters.
     """
     key = _read_variable()
     if not key and endpoint.url == _OPENAI:
@@ -77,7 +77,7 @@ def read_key(endpoint: Endpoint) -> str:
 
 
 def hide_key(text: str) -> str:
-    """Return `text` without the key. A placeholder such as "none" stays: it is a word like any other."""
+    """Replace the key in `text` by "[key]". A placeholder such as "none" stays, since it is an ordinary word."""
     key = _read_variable()
     return text.replace(key, "[key]") if len(key) >= _SHORTEST_SECRET else text
 
@@ -90,7 +90,7 @@ def open_client(endpoint: Endpoint) -> "openai.OpenAI":
     """Return the HTTP client for `endpoint`; nothing is sent.
 
     Raises:
-        ModelError: see `check_endpoint`, or a variable of the environment that the client reads can't be used.
+        ModelError: see `check_endpoint`, or an environment variable that the client reads is invalid.
     """
     import openai
 
@@ -98,7 +98,7 @@ def open_client(endpoint: Endpoint) -> "openai.OpenAI":
     try:
         return openai.OpenAI(api_key=read_key(endpoint), base_url=endpoint.url, timeout=endpoint.timeout)
     except Exception as failure:
-        # A chained exception would carry the values of the variables into the traceback.
+        # A chained exception would show the values of the variables in the traceback.
         raise ModelError(f"{endpoint.server} can't be asked: {_explain_failure(failure)}") from None
 
 
@@ -106,7 +106,7 @@ def check_endpoint(endpoint: Endpoint) -> None:
     """Check `endpoint` without a request.
 
     Raises:
-        ModelError: its address is none, its key is missing, or a variable can't be sent.
+        ModelError: its address is invalid, its key is missing, or an environment variable can't be sent.
     """
     if fault := find_address_fault(endpoint.url):
         where = "base_url in the recipe" if endpoint.base_url else BASE_URL
@@ -142,7 +142,7 @@ def find_address_fault(url: str) -> str:
 
 
 def find_proxy_fault(proxy: str) -> str:
-    """Return the reason why `proxy`, the value of a variable, can't be used; empty if it can."""
+    """Return the reason why `proxy`, the value of an environment variable, is invalid; empty if it is valid."""
     try:
         parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
         host, _ = parts.hostname, parts.port
@@ -156,7 +156,7 @@ def find_proxy_fault(proxy: str) -> str:
 
 
 def find_proxy(url: str) -> str:
-    """Return the name of the variable with the proxy for `url`; empty if requests to it go through none."""
+    """Return the name of the environment variable with the proxy for `url`; empty if there is no proxy."""
     parts = urlsplit(url)
     if proxy_bypass(parts.netloc.rpartition("@")[2]):
         return ""

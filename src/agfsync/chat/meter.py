@@ -1,4 +1,4 @@
-"""Count the tokens and the cost of a language model as replies come in, under caps that no request may pass."""
+"""Counts the tokens and the cost of a language model while replies arrive, with caps that no request may exceed."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ _MILLION = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class TokenCount:
-    """Tokens of one request: sent, and received."""
+    """Tokens sent and received in one request."""
 
     input: int
     output: int
@@ -30,25 +30,25 @@ class Spending:
 
     @property
     def tokens(self) -> int:
-        """Tokens sent and received together."""
+        """Sum of the tokens sent and received."""
         return self.input_tokens + self.output_tokens
 
     def to_dict(self) -> dict[str, float]:
-        """Return this as a mapping, for a file."""
+        """Return the fields as a mapping, for a file."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, float]) -> Self:
-        """Return the spending that `to_dict` wrote; what is missing is 0."""
+        """Return the spending in a mapping of `to_dict`; missing fields are 0."""
         requests, sent, received = (int(values.get(name, 0)) for name in ("requests", "input_tokens", "output_tokens"))
         return cls(requests, sent, received, values.get("cost", 0.0))
 
 
 class Meter:
-    """The spending of one stage's requests, from any number of threads, and remarks about its server.
+    """The spending of one stage's requests, and remarks about its server. It is thread-safe.
 
     Args:
-        prices: of a million tokens sent, and of a million received.
+        prices: the price of a million tokens sent, and that of a million received.
         max_cost: cap on the cost, earlier runs included; None for no cap.
         max_tokens: cap on the tokens sent and received, earlier runs included; None for no cap.
         spent: the spending of earlier runs.
@@ -79,7 +79,7 @@ class Meter:
         self._remarks: dict[str, bool] = {}
 
     def remark(self, text: str, *, spoils: bool = False) -> None:
-        """Keep a remark about the server, once; with `spoils` it can explain why replies are useless."""
+        """Record a remark about the server, once; `spoils` is True if it can explain why replies are useless."""
         with self._changed:
             self._remarks[text] = self._remarks.get(text, False) or spoils
 
@@ -100,12 +100,12 @@ class Meter:
 
     @contextmanager
     def request(self, worst: TokenCount) -> Iterator[Callable[[TokenCount], None]]:
-        """Reserve room for a request of at most `worst` tokens, and give the function that counts its real tokens.
+        """Reserve `worst` tokens for a request, and return the function that records its actual tokens.
 
         A request without a reply isn't counted, since its tokens are unknown.
 
         Raises:
-            BudgetError: it might pass a cap.
+            BudgetError: the request might exceed a cap.
         """
         self._reserve(worst)
         try:
@@ -118,10 +118,10 @@ class Meter:
     def _reserve(self, worst: TokenCount) -> None:
         turn = object()
         with self._changed:
-            # In order, so that near a cap the earliest requests are still paid.
+            # First come, first served, so that near a cap the earliest requests still run.
             self._queue.append(turn)
             try:
-                # Requests under way mostly take less than their worst: a cap is only reached once there are none.
+                # Requests in progress mostly use less than their maximum: a cap is reached only if there are none.
                 while self._queue[0] is not turn or (self._under_way and self._passed_cap(worst)):
                     self._changed.wait()
                 if cap := self._passed_cap(worst):
@@ -136,7 +136,7 @@ class Meter:
                 self._changed.notify_all()
 
     def _passed_cap(self, worst: TokenCount) -> tuple[str, str] | None:
-        """Return the cap that a request might pass, and what was spent of it; None if there is none."""
+        """Return the name of the cap that a request might exceed, and the spending so far as text; or None."""
         ahead, spent = [*self._under_way, worst], self._spent
         cost, name = spent.cost + sum(map(self._price, ahead)), f"{self.section}.max_cost"
         if self._max_cost is not None and cost > self._max_cost:

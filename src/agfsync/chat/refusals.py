@@ -1,4 +1,4 @@
-"""Read refusals of servers, in whatever shape, and find the argument of the request that they refuse."""
+"""Parses refusals of servers, in any form, and finds the argument of the request that they refuse."""
 
 import json
 import re
@@ -15,10 +15,10 @@ _SUBSTITUTES: Mapping[str, str | None] = {
     "max_tokens": "max_completion_tokens",
     "max_completion_tokens": None,
 }
-"""Arguments that a server may refuse, with the one that is sent instead: schemas and probabilities aren't supported
-everywhere, some models have one temperature, and OpenAI's newer models have another name for the limit."""
+"""Arguments that a server may refuse -> the argument to send instead: some servers don't support schemas or
+probabilities, some models have a fixed temperature, and OpenAI's newer models have another name for the token limit."""
 _LIKELY_REFUSED = ("response_format", "top_logprobs", "logprobs")
-"""Arguments assumed to be refused by a server that names none, the likeliest first."""
+"""Arguments that a server probably refuses if it names none, the likeliest first."""
 _ALIASES: Mapping[str, str] = {
     "response_format": (
         r"response[_ ]?format|response[_ ]?(?:json[_ ]?)?schema|json[_ ]?schema|structured[_ ]outputs?|guided[_ ]\w+"
@@ -31,24 +31,24 @@ _ALIASES: Mapping[str, str] = {
     "max_tokens": r"max[_ ]?tokens",
     "max_completion_tokens": r"max[_ ]?(?:completion|output|new)[_ ]?tokens",
 }
-"""Spellings of an argument in the messages of servers."""
+"""Regular expressions for the spellings of an argument in servers' messages."""
 
 _MALFORMED = (400, 422, 501)
-"""Statuses that mean that the request is at fault."""
+"""HTTP statuses of an invalid request."""
 _UNSUPPORTED = re.compile(
     r"unsupported|n[o']t (?:\w+ ){0,3}(?:support|allow|permit|accept|implement|enabl|available)|unknown|unrecogni[sz]ed"
     r"|unexpected|extra (?:inputs|fields?|forbidden)|invalid|cannot find field|no such|does(?: not|n't) (?:take|know)",
     re.IGNORECASE,
 )
-"""Words that mean so under any other status."""
+"""Words of an invalid request, with any other status."""
 _OTHER_ARGUMENTS = re.compile(r"(?:messages?|model|prompt|inputs?|images?|contents?)\b", re.IGNORECASE)
-"""Other arguments that a server may find fault with."""
+"""Other arguments that a server may refuse."""
 _LIMIT_PASSED = re.compile(
     r"context (?:length|window|size)|(?:maximum|max|model's) context|too (?:large|long|many)|exceed|at most|less than"
     r"|reduce the|greater than|maximum (?:allowed|value|number)",
     re.IGNORECASE,
 )
-"""Words for a limit that was passed, which another argument doesn't mend."""
+"""Words for an exceeded limit, which omitting an argument doesn't fix."""
 _LIMIT = re.compile(
     r"(?:at most|max(?:imum)?(?: (?:allowed|value|is|of))*|less than or equal to|between 0 and|<=|not exceed|up to)"
     r"\D{0,12}(\d{1,3})\b",
@@ -69,31 +69,31 @@ _STATUS_WORDS: Mapping[str, int] = {
     }.items()
     for word in words.split()
 }
-"""Statuses by the words for them in bodies."""
+"""Words in bodies -> the statuses that they mean."""
 
 _MESSAGE_FIELDS = (
     *("message", "msg", "detail", "details", "error", "errors", "error_description", "error_message", "description"),
     *("title", "reason", "metadata", "raw", "fieldViolations"),
 )
-"""Fields of an object with the message."""
+"""Fields of an object that may contain the message."""
 _ARGUMENT_FIELDS = ("param", "parameter", "field", "loc", "argument")
-"""Fields of an object with the argument at fault."""
+"""Fields of an object that may contain the refused argument."""
 _TITLE, _TAG = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL), re.compile(r"<[^<>]*>")
 _LONGEST, _DEEPEST = 300, 8
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The answer of a server that gives no completion."""
+    """A server's answer that isn't a completion."""
 
     status: int | None
-    """HTTP status, or under status 200 the one in the body; None if there is none"""
+    """HTTP status or, if that is 200, the status in the body; None if there is none"""
     words: str
     code: str = ""
     params: tuple[str, ...] = ()
-    """arguments at fault, as the server names them"""
+    """refused arguments, as the server names them"""
     inside: bool = False
-    """True under HTTP status 200"""
+    """True if the HTTP status is 200"""
 
     @property
     def is_transient(self) -> bool:
@@ -104,7 +104,7 @@ class Refusal:
 def read_refusal(body: Any, status: int = 200) -> Refusal | None:
     """Return the refusal in `body`, any JSON value or a text; None if it is a completion.
 
-    None also for an object under status 200 that has no message: `read_completion` describes it.
+    Return None also for an object with status 200 that has no message: `read_completion` describes it.
     """
     inside = status < 400
     if inside and isinstance(body, dict):
@@ -127,9 +127,9 @@ def read_refusal(body: Any, status: int = 200) -> Refusal | None:
 
 
 def find_refused_argument(refusal: Refusal, sent: Mapping[str, Any]) -> tuple[str, int | None] | None:
-    """Return the argument of a request that a server refuses, and the value that it would take; None if it is none.
+    """Return the argument that the server refuses, and a value that it would accept, if any; None if no argument.
 
-    Many servers name it. One that doesn't is assumed to refuse the likeliest.
+    Many servers name the argument. If a server doesn't, it probably refuses the first of `_LIKELY_REFUSED`.
     """
     mine = [name for name in _SUBSTITUTES if name in sent]
     if refusal.status in (401, 402, 408, 429):
@@ -148,7 +148,7 @@ def find_refused_argument(refusal: Refusal, sent: Mapping[str, Any]) -> tuple[st
 
 
 def adapt_arguments(arguments: Mapping[str, Any], refused: Mapping[str, int | None]) -> dict[str, Any]:
-    """Return `arguments` without those that a server has refused, under another name or with another value if possible.
+    """Replace refused arguments by another name or value if possible, else remove them.
 
     >>> adapt_arguments({"max_tokens": 9, "seed": 1}, {"max_tokens": None, "seed": None})
     {'max_completion_tokens': 9}
@@ -168,7 +168,7 @@ def adapt_arguments(arguments: Mapping[str, Any], refused: Mapping[str, int | No
 
 
 def _find_error(body: Mapping[str, Any]) -> Any:
-    """Return the part of an object under status 200 that describes an error; None if it is a completion."""
+    """Return the part of an object with status 200 that describes an error; None if it is a completion."""
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
@@ -185,7 +185,7 @@ def _get_error(part: Mapping[str, Any]) -> Any:
 
 
 def _messages(value: Any, deep: int) -> Iterator[str]:
-    """Yield the messages in an error's body, in order, also from JSON or HTML in a text."""
+    """Yield the messages in an error's body, in order, also those in JSON or HTML within a text."""
     if deep == 0:
         return
     if isinstance(value, str):
@@ -209,7 +209,7 @@ def _text_messages(text: str, deep: int) -> Iterator[str]:
             yield from _messages(json.loads(text), deep - 1)
             return
         except (ValueError, RecursionError):
-            pass  # It only looks like JSON: it is a text.
+            pass  # It only looks like JSON.
     if text.startswith("<") and (_TITLE.search(text) or _TAG.match(text)):
         title = _TITLE.search(text)
         yield f'a page, "{" ".join((title[1] if title else _TAG.sub(" ", text[:5000])).split())}"'
@@ -225,7 +225,7 @@ def _find_values(value: Any, names: tuple[str, ...], deep: int) -> Iterator[str 
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            return  # It only looks like JSON: it has no fields.
+            return  # It only looks like JSON, so it has no fields.
     if isinstance(value, list):
         for each in value[:20]:
             yield from _find_values(each, names, deep - 1)
@@ -254,7 +254,7 @@ def _find_named(refusal: Refusal, mine: list[str]) -> str | None:
 
 
 def _read_lower_limit(words: str, asked: Any) -> int | None:
-    """Return the most log-probabilities of a token that a server gives, if it says so and it is below `asked`."""
+    """Return the largest `top_logprobs` that a server accepts, if its message says so and it is below `asked`."""
     if not isinstance(asked, int):
         return None
     return next((int(found[1]) for found in _LIMIT.finditer(words) if 1 <= int(found[1]) < asked), None)

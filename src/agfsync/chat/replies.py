@@ -1,4 +1,4 @@
-"""Find the answer in a language model's reply, and the JSON in it: among prose, cut off, validated."""
+"""Finds the answer in a language model's reply, and parses JSON in it, even within prose or cut off."""
 
 import json
 import re
@@ -17,33 +17,33 @@ OPENING_TAG = re.compile(
     r"|<\|channel\|?>\s*(?:analysis|commentary|thought)",
     re.IGNORECASE,
 )
-"""The beginning of thoughts: DeepSeek, Qwen, Seed, Magistral, Kimi, Sky-T1, Command A, MedGemma, gpt-oss, Gemma."""
+"""The start of reasoning: DeepSeek, Qwen, Seed, Magistral, Kimi, Sky-T1, Command A, MedGemma, gpt-oss, Gemma."""
 CLOSING_TAG = re.compile(
     rf"</(?:seed:)?(?:{_NAMES})>|\[/THINK\]|◁/think▷|<\|(?:end_of_thought|END_THINKING)\|>|<unused95>|<channel\|>"
     r"|<\|channel\|>\s*final\s*(?:<\|message\|>)?|assistantfinal",
     re.IGNORECASE,
 )
-"""Their end. A chat template may have written the beginning, which is then no part of the reply."""
+"""The end of reasoning. If the chat template writes the opening tag, the reply has only the closing one."""
 
 _BRACKET = re.compile(r"[{\[]")
 _COMMA_BRACKET = re.compile(r",\s*[}\]]")
 _TRAILING_COMMA = re.compile(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])')
 """A comma before a closing bracket. Strings are matched first, so that their commas stay."""
 _BRACKETS_TRIED = 64
-"""Brackets at which JSON is looked for: prose may have some, but a reply made of them isn't worth minutes."""
-# Not strict: some models write line breaks in strings.
+"""Number of brackets at which to try JSON: prose may have some, but a reply full of them would take minutes."""
+# Not strict, since some models write line breaks in strings.
 _DECODER = json.JSONDecoder(strict=False)
 
 
 class UnreadableError(ValueError):
-    """The reason why a reply has no JSON of the requested shape."""
+    """A reply has no JSON of the requested shape."""
 
 
 def find_answer(text: str) -> tuple[int, int]:
-    """Return where in `text` the answer begins and ends; both are equal if there is none.
+    """Return the start and end of the answer in `text`; they are equal if there is none.
 
-    The answer follows the last end of a thought; if nothing does, it comes before the first thought. A thought that
-    begins the answer and never ends leaves none.
+    The answer follows the last closing tag; if nothing follows, it precedes the first opening tag. There is no answer
+    if it would begin with reasoning that isn't closed.
 
     >>> text = "Is it red? No ...</think> Yes."
     >>> text[slice(*find_answer(text))]
@@ -60,11 +60,11 @@ def find_answer(text: str) -> tuple[int, int]:
 
 
 def parse_reply(reply: str, shape: type[Shape]) -> Shape:
-    """Return the longest JSON value in the answer of `reply` that has the `shape`.
+    """Parse the longest JSON value in the answer of `reply` that has the `shape`.
 
-    A list by itself counts as the first field of `shape`, since models without a schema leave out the object around
-    it. The unfinished last item of a value that was cut is left out. Nothing else is repaired: the package json-repair
-    turns broken quotes, and even prose, into values that the model never gave.
+    A bare list counts as the first field of `shape`, since models without a schema leave out the object around it. The
+    unfinished last item of a value that was cut is dropped. Nothing else is repaired: the package json-repair turns
+    broken quotes, and even prose, into values that the model never gave.
 
     Raises:
         UnreadableError: there is no such value.
@@ -84,7 +84,7 @@ def parse_reply(reply: str, shape: type[Shape]) -> Shape:
 def keeps_shape(reply: str, cut: bool, shape: type[BaseModel]) -> bool:
     """Return True if `reply`, or its beginning if it was `cut`, has the form that the schema of `shape` enforces.
 
-    A reply without any text proves nothing, and counts as one that has.
+    Return True also for an empty reply, which proves nothing.
     """
     text = reply[slice(*find_answer(reply))].strip()
     if cut or not text:
@@ -101,7 +101,7 @@ def _first_field(shape: type[BaseModel]) -> str:
 
 
 def _find_values(text: str) -> Iterator[Any]:
-    """Yield the JSON values in `text`, the longest first; one that reaches the end of `text` may have been cut."""
+    """Yield the JSON values in `text`, the longest first; a value cut at the end of `text` is also yielded."""
     found: list[tuple[int, Any]] = []
     end = 0
     for bracket in islice(_BRACKET.finditer(text), _BRACKETS_TRIED):
@@ -112,13 +112,13 @@ def _find_values(text: str) -> Iterator[Any]:
             value, end = _DECODER.raw_decode(text, start)
             found.append((end - start, value))
         except json.JSONDecodeError as fault:
-            # JSON that is broken before the end of the text would lose its meaning by repair.
+            # Only JSON that is cut at the end of the text is repaired; other repairs could change the meaning.
             if fault.msg.startswith("Unterminated string") or fault.pos >= len(text.rstrip()):
                 try:
                     found.append((len(text) - start, from_json(text[start:], allow_partial=True)))
                 except ValueError:
                     continue
         except (RecursionError, ValueError):
-            # Nested too deep, or a number of thousands of digits, which Python doesn't read.
+            # Nested too deep, or a number of thousands of digits, which Python doesn't parse.
             continue
     yield from (value for _, value in sorted(found, key=lambda each: -each[0]))

@@ -1,4 +1,4 @@
-"""Run several requests at a time."""
+"""Runs several requests concurrently."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,11 +11,11 @@ _R = TypeVar("_R")
 
 
 def map_in_threads(call: Callable[[_T], _R], items: Iterable[_T], workers: int) -> Iterator[_R]:
-    """Yield the result of `call` for each of `items`, in their order; an error is raised in its place.
+    """Yield the result of `call` for each of `items`, in order; an exception is raised when its item is due.
 
-    After an error no further call is started, and those that were are waited for, since they are being paid for.
-    ThreadPoolExecutor can't take this over: its threads aren't daemons, so that Ctrl-C would hang as long as the
-    slowest server.
+    After an exception no further call starts. The running ones are waited for, since they are already paid.
+    ThreadPoolExecutor isn't suitable: its threads aren't daemons, so that Ctrl-C would hang until the slowest server
+    replies.
 
     >>> list(map_in_threads(str.upper, ["a", "b"], workers=2))
     ['A', 'B']

@@ -1,7 +1,7 @@
-"""Third-party files: prompts and pairs read, pairs written. One file for each format or family.
+"""Third-party files: readers of prompts and pairs, and writers of pairs. Each format or family has its own module.
 
-A format is a class without state. It recognises the files that it can read, and then reads prompts (`PromptFile`),
-reads pairs (`PairSet`) or writes pairs (`PairWriter`); it may do several of these.
+A format is a class without state. It recognises the files that it supports, and reads prompts (`PromptFile`), reads
+pairs (`PairSet`), reads questions with true answers (`AnswerSet`) or writes pairs (`PairWriter`), or several of these.
 """
 
 from collections import Counter, defaultdict
@@ -13,19 +13,19 @@ from typing import Protocol, runtime_checkable
 from agfsync.records import Annotation, AnswerWord, Caption, ElementType, Question
 
 UNCATEGORISED = "uncategorised"
-"""The category of a prompt whose file gives it none."""
+"""The category of a prompt if the file gives none."""
 TIE = "tie"
 """The reason why a pair with no preferred image is left out."""
 
 ImageSource = bytes | Path
-"""An image's encoded file, or its path, so that a reader that needs no images reads none."""
+"""An image's encoded file, or its path, so that readers that don't need the images don't open them."""
 
 _PLACES_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
 class SourceQuestion:
-    """A question on a prompt, with the answer that a faithful image gives; for its fields see `Question`."""
+    """A question on a prompt, with the answer for a faithful image. `Question` describes the fields."""
 
     text: str
     answer: str
@@ -38,7 +38,7 @@ class SourceQuestion:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt with its file's questions on it; `left_out` counts the unusable ones by reason."""
+    """A prompt with the file's questions on it; `left_out` counts the unusable questions by reason."""
 
     text: str
     category: str = UNCATEGORISED
@@ -48,7 +48,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """The preferred one of two images of a prompt, and the other; `where` is their place, for messages."""
+    """The preferred image and the other image of a prompt; `where` is their place in the source, for messages."""
 
     prompt: str
     winner: ImageSource
@@ -59,7 +59,7 @@ class Preference:
 
 @dataclass(frozen=True, slots=True)
 class NoPreference:
-    """Two images of a prompt that make no pair, for `reason`; `where` is their place, for messages."""
+    """Two images of a prompt that aren't a pair, for `reason`; `where` is their place in the source, for messages."""
 
     prompt: str
     reason: str = TIE
@@ -69,9 +69,9 @@ class NoPreference:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Part of a source that isn't read: `count` rows or files, the first of them at `where`.
+    """A part of a source that isn't read: `count` rows or files, the first of them at `where`.
 
-    With `failed` it should have been read, and counts against the failure budget.
+    `failed` is True if it should have been read and counts against the failure budget.
     """
 
     reason: str
@@ -82,7 +82,7 @@ class LeftOut:
 
 @dataclass(slots=True)
 class LeftOutTally:
-    """Counts by reason: `counts` of everything left out, `failed` of what counts against the failure budget."""
+    """Counts by reason: `counts` of everything left out, `failed` of the part that counts against the budget."""
 
     counts: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
@@ -99,13 +99,13 @@ class LeftOutTally:
             places.append(left.where)
 
     def lines(self, *, failed: bool = True) -> Iterator[str]:
-        """Yield a line for each reason, such as "no text under 'caption' 1 (row 2)"; `failed` ones too, or not."""
+        """Yield a line for each reason, such as "no text under 'caption' 1 (row 2)"; `failed=False` omits failures."""
         for reason, count in (self.counts if failed else self.counts - self.failed).most_common():
             yield f"{reason} {count}{format_places(self.places.get(reason, []), count)}"
 
 
 def format_places(shown: list[str], count: int) -> str:
-    """Return the `shown` places of `count` in brackets; empty if there are none.
+    """Return the places `shown`, of `count` in total, in brackets; empty if there are none.
 
     >>> format_places(["row 2", "row 3", "row 5"], 7)
     ' (row 2, row 3, row 5, ...)'
@@ -121,7 +121,7 @@ PairItem = Preference | NoPreference | LeftOut
 class WrittenPair:
     """A pair of a run for export: images as encoded files, and the names of the models that drew them.
 
-    `margin` is above 0 unless the pair is a tie. `of_prompt` is the number of pairs that the run has of this prompt.
+    `margin` is above 0 unless the pair is a tie. `of_prompt` is the run's number of pairs for this prompt.
     """
 
     key: str
@@ -137,7 +137,7 @@ class WrittenPair:
     loser_model: str
     of_prompt: int
     aspect: str = ""
-    """the judge or aspect that alone chose the pair; empty if all together did"""
+    """the judge or aspect that chose the pair alone; empty if all chose it together"""
 
     @property
     def margin(self) -> float:
@@ -157,10 +157,10 @@ class Selector:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A run for export. `pairs` can be iterated once: images are read as they are needed.
+    """A run for export. `pairs` can be iterated only once, since images are read on demand.
 
-    `created` is the time at which the pairs were made (ISO 8601); `made_with` names the models, for people.
-    `selected_by` are the scorers that chose the pairs, for programs; None if they aren't known.
+    `created` is the creation time of the pairs (ISO 8601); `made_with` names the models, for people. `selected_by` are
+    the scorers that chose the pairs, for programs; None if they are unknown.
     """
 
     name: str
@@ -171,9 +171,9 @@ class Dataset:
     pairs: Iterable[WrittenPair]
     selected_by: Sequence[Selector] | None = None
     annotations: Iterable[Annotation] | None = None
-    """annotators' replies; None if none were asked"""
+    """annotators' replies; None if there are no annotators"""
     agreement: Mapping[str, str] = field(default_factory=dict)
-    """each annotator's aspect -> how far its replies agree with each other, for people"""
+    """each annotator's aspect -> the agreement of its replies with each other, for people"""
 
 
 @runtime_checkable
@@ -183,38 +183,38 @@ class Format(Protocol):
     title: str
 
     def recognises(self, path: Path) -> bool:
-        """Return True if the file or folder at `path` looks like this format; read no more than its beginning."""
+        """Return True if the file or folder at `path` looks like this format, reading only its beginning."""
         ...
 
 
 @runtime_checkable
 class PromptFile(Format, Protocol):
-    """A format that holds prompts."""
+    """A format of prompts."""
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
-        """Yield the prompts in the order of the file, repeated ones included, and everything that isn't read.
+        """Yield the prompts in the order of the file, including repeated ones, and everything that isn't read.
 
         Args:
-            split: one of a folder with several; empty: its train split (see `paths.take_split`).
+            split: a split of a folder with several; empty for the train split (see `paths.take_split`).
 
         Raises:
-            FormatError: the file isn't what the format says, and where; or it has no such split.
+            FormatError: the file doesn't have this format (with the place), or lacks the split.
         """
         ...
 
 
 @runtime_checkable
 class PairSet(Format, Protocol):
-    """A format that holds pairs."""
+    """A format of pairs."""
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
-        """Yield every pair of images, ties included, and everything that isn't read; the images aren't checked.
+        """Yield every pair of images, including ties, and everything that isn't read; images aren't checked.
 
         Args:
-            split: one of a folder with several; empty: its train split (see `paths.take_split`).
+            split: a split of a folder with several; empty for the train split (see `paths.take_split`).
 
         Raises:
-            FormatError: the file isn't what the format says, and where; or it has no such split.
+            FormatError: the file doesn't have this format (with the place), or lacks the split.
         """
         ...
 
@@ -224,17 +224,17 @@ class PairWriter(Format, Protocol):
     """A format for the pairs of a run."""
 
     def write(self, dataset: Dataset, folder: Path) -> Mapping[str, int]:
-        """Fill the empty `folder`; memory holds a few images at a time.
+        """Write the pairs to the empty `folder`, with only a few images in memory at a time.
 
         Returns:
-            How many `pairs` the folder holds, and how many `ties` were dropped.
+            The number of `pairs` in the folder, and the number of dropped `ties`.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class AnsweredQuestion:
-    """A yes/no question on an image with its true answer; `opposite` asks it the other way round, or is empty."""
+    """A yes/no question on an image with its true answer; `opposite` is the opposite question, or empty."""
 
     text: str
     answer: AnswerWord
@@ -244,7 +244,7 @@ class AnsweredQuestion:
 
 @dataclass(frozen=True, slots=True)
 class AnsweredImage:
-    """An image with questions whose true answers are known; `where` is its place, for messages."""
+    """An image with questions and their true answers; `where` is its place in the source, for messages."""
 
     image: ImageSource
     questions: tuple[AnsweredQuestion, ...]
@@ -253,12 +253,12 @@ class AnsweredImage:
 
 @runtime_checkable
 class AnswerSet(Format, Protocol):
-    """A format that holds questions on images with their true answers."""
+    """A format of questions on images with their true answers."""
 
     def answers(self, path: Path, split: str = "") -> Iterator[AnsweredImage | LeftOut]:
-        """Yield the images with their questions, and everything that isn't read; the images aren't checked.
+        """Yield the images with their questions, and everything that isn't read; images aren't checked.
 
         Raises:
-            FormatError: the file isn't what the format says, and where; or it has no such split.
+            FormatError: the file doesn't have this format (with the place), or lacks the split.
         """
         ...

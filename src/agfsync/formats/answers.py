@@ -1,10 +1,10 @@
-"""Questions on images with their true answers, to test judges with: a table with a row for each question.
+"""Questions on images with their true answers, for tests of judges: a table with a row for each question.
 
     image,question,answer,element_type
     1.png,Is there a dog?,yes,animal
     1.png,Is the dog brown?,no,color
 
-A column `opposite` may hold each question asked the other way round. Images lie next to the file.
+A column `opposite` may have the opposite of each question. Image paths are relative to the file's folder.
 """
 
 from collections.abc import Iterator
@@ -56,7 +56,7 @@ class AnswerTable:
         return names >= set(_NEEDED)
 
     def answers(self, path: Path, split: str = "") -> Iterator[AnsweredImage | LeftOut]:
-        """Yield the images; neighbouring rows with the same one belong together."""
+        """Yield the images; consecutive rows with the same image belong together."""
         for found in group_rows(_read_table(path, split), lambda row: str(row.get("image"))):
             if isinstance(found, LeftOut):
                 yield found

@@ -1,4 +1,4 @@
-"""Binarized preferences, as in open-image-preferences-v1-binarized: a chosen and a rejected image in each row."""
+"""Binarized preferences, as in open-image-preferences-v1-binarized: rows with a chosen and a rejected image."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,16 +30,16 @@ _NEEDED = ("prompt", "chosen", "rejected")
 
 
 class Binarized:
-    """Parquet files of binarized preferences, in a folder or alone."""
+    """One or several Parquet files of binarized preferences, alone or in a folder."""
 
     title = "binarized preferences"
 
     def recognises(self, path: Path) -> bool:
-        """Return True for a table with a prompt and the columns chosen and rejected."""
+        """Return True for a table with the columns prompt, chosen and rejected."""
         return has_columns(path, _NEEDED)
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
-        """Yield the chosen image of each row against the rejected one."""
+        """Yield each row's pair of the chosen and the rejected image."""
         rows = column_rows(path, (*_NEEDED, "category"), split, _NEEDED, ROWS_WITH_IMAGES)
         return read_rows(rows, lambda row: [_read_pair(row, path)])
 
@@ -50,7 +50,7 @@ class Binarized:
 
 
 def make_binarized_row(pair: WrittenPair, number: int) -> dict[str, Any]:
-    """Return a pair as a row; columns for prompts of the published set (evolution, sub-category) stay empty."""
+    """Return a pair as a row; the published set's columns evolution and sub_category stay empty."""
     return {
         "id": pair.key,
         "prompt": pair.prompt,

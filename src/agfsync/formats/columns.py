@@ -1,4 +1,4 @@
-"""Read Parquet and Arrow files, in folders or alone, a few rows at a time. No format of its own."""
+"""Reads Parquet and Arrow files, alone or in folders, a few rows at a time. It isn't a format."""
 
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -14,20 +14,20 @@ from agfsync.formats.paths import read_split, split_of, walk_files
 from agfsync.formats.reading import Row, Rows, format_errors
 
 ROWS_WITH_IMAGES = 16
-"""Rows with images in memory at a time."""
+"""Number of rows with images in memory at a time."""
 TABLE_ENDINGS = {".parquet", ".pq", ".arrow", ".feather"}
 _ROWS = 1000
-"""Rows without images in memory at a time."""
+"""Number of rows without images in memory at a time."""
 _BUFFER = 1 << 20
-"""Bytes of a Parquet column read at a time; without it a whole row group's are."""
+"""Bytes of a Parquet column to read at a time, instead of a whole row group."""
 _FILES_TRIED = 8
-"""Files whose columns are read to recognise a folder: the first may be of another table."""
+"""Number of files to try when recognising a folder: the first may be of another table."""
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
 """Files that `save_to_disk` writes next to its Arrow files, and next to the folders of several splits."""
 
 
 def table_files(path: Path) -> Iterator[Path]:
-    """Yield the Parquet or Arrow file at `path`, or those in the folder there and its subfolders, in order of name."""
+    """Yield the Parquet or Arrow file at `path`, or all in the folder `path` and its subfolders, in order of name."""
     if not path.is_dir():
         yield from [path] if path.suffix.lower() in TABLE_ENDINGS else []
         return
@@ -38,13 +38,13 @@ def table_files(path: Path) -> Iterator[Path]:
             if folder not in listed:
                 listed[folder] = _read_state(folder / _STATE)
             names = listed[folder]
-            # Datasets also keep the results of computations there.
+            # The package datasets also caches the results of computations there.
             if file.name in names if names is not None else not file.name.startswith("cache-"):
                 yield file
 
 
 def _read_state(state: Path) -> Collection[str] | None:
-    """Return the names of the files of a folder that `save_to_disk` wrote; None if it is no such folder."""
+    """Return the names of the data files in a folder written by `save_to_disk`; None for any other folder."""
     try:
         return {str(each["filename"]) for each in json.loads(state.read_bytes())["_data_files"]}
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -52,18 +52,18 @@ def _read_state(state: Path) -> Collection[str] | None:
 
 
 def column_names(path: Path) -> list[set[str]]:
-    """Return the columns of each of the first files at `path` that can be read."""
+    """Return the column names of each of the first files at `path`, except unreadable ones."""
     found = []
     for file in islice(table_files(path), _FILES_TRIED):
         try:
             found.append(set(_read_schema(file).names))
         except (OSError, pa.ArrowException, ValueError):
-            continue  # Another file may tell the format; reading this one raises the error again.
+            continue  # Another file may show the format; reading this one raises the error again.
     return found
 
 
 def has_columns(path: Path, wanted: Collection[str]) -> bool:
-    """Return True if a table at `path` has all columns that are `wanted`."""
+    """Return True if a table at `path` has all columns `wanted`."""
     return any(names >= set(wanted) for names in column_names(path))
 
 
@@ -74,11 +74,11 @@ def column_rows(
     needed: Collection[str] | Callable[[Sequence[str]], bool] = (),
     at_once: int = _ROWS,
 ) -> Rows:
-    """Yield the rows of the tables at `path`, with those of `columns` that exist, `at_once` in memory at a time.
+    """Yield the rows of the tables at `path`, with the existing ones of `columns`, `at_once` in memory at a time.
 
     Args:
-        split: see `take_split`; rows of others are counted.
-        needed: columns without which a file is of another table, or a function that decides so by its columns.
+        split: see `take_split`; rows of other splits are counted.
+        needed: the columns that a file of this table must have, or a predicate of its column names.
 
     Raises:
         FormatError: a file is damaged, or there is no such split.
@@ -87,7 +87,7 @@ def column_rows(
 
     def split_name(file: Path) -> str:
         parts = file.relative_to(path).parts
-        # Where `save_to_disk` wrote several splits, each is the name of a folder.
+        # `save_to_disk` writes each of several splits to a folder of its name.
         return parts[0] if several and len(parts) > 1 else split_of(parts)
 
     def read(file: Path) -> Rows:
@@ -115,7 +115,7 @@ def _read_schema(file: Path) -> pa.Schema:
 
 
 def _open_arrow(mapped: pa.MemoryMappedFile) -> Any:
-    """Open an Arrow file of either kind: a stream, as datasets write, or a file, which Feather is too."""
+    """Open an Arrow file in the stream format, as the package datasets writes, or in the file format, as Feather."""
     is_file = mapped.read(6) == b"ARROW1"
     mapped.seek(0)
     return pa.ipc.open_file(mapped) if is_file else pa.ipc.open_stream(mapped)
@@ -129,7 +129,7 @@ def _record_batches(mapped: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:
 
 
 def _count_rows(file: Path) -> int:
-    """Return the number of rows in a file, from its metadata where it has any."""
+    """Return the number of rows in a file, from the metadata of a Parquet file."""
     with format_errors(file):
         if _is_parquet(file):
             return int(pq.read_metadata(file).num_rows)

@@ -1,6 +1,6 @@
-"""DSG-1k and DPG-Bench: prompts, each broken into propositions that are asked as yes/no questions.
+"""DSG-1k and DPG-Bench: prompts, each split into propositions that are asked as yes/no questions.
 
-DPG-Bench (arXiv:2403.05135) has its propositions in a table of the same columns, `dpg_bench.csv`.
+DPG-Bench (arXiv:2403.05135) has its propositions in a table with the same columns, `dpg_bench.csv`.
 """
 
 import re
@@ -25,7 +25,7 @@ _DETAILED_TYPES: Mapping[str, ElementType] = {
     "spatial": "spatial",
     "action": "activity",
 }
-"""Types by the detailed category, which counts before the broad one."""
+"""Detailed categories -> element types; they take precedence over broad categories."""
 _BROAD_TYPES: Mapping[str, ElementType] = {"entity": "object", "attribute": "attribute"}
 _ELEMENT = re.compile(r"\(([^,)]*)")
 
@@ -36,14 +36,14 @@ class DSG:
     title = "DSG-1k or DPG-Bench"
 
     def recognises(self, path: Path) -> bool:
-        """Return True for a CSV with the columns of both."""
+        """Return True for a CSV with the columns that both have."""
         return path.is_file() and path.suffix.lower() == ".csv" and read_header(path) >= _COLUMNS
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
-        """Yield the prompts; the category is the data set that the benchmark has a prompt from, if its id says so.
+        """Yield the prompts; the category is the data set of a prompt's origin, if its id has the name.
 
-        A proposition that depends on others is a question like any other, which names theirs as its parents. Its label
-        is what its tuple begins with, such as "attribute - color". The rows of a prompt lie together, as in the
+        Each proposition is a question. The questions of the propositions that it depends on are its parents. Its label
+        is the beginning of its tuple, such as "attribute - color". The rows of a prompt must be consecutive, as in the
         published files.
         """
         for group in group_rows(
@@ -60,7 +60,7 @@ class DSG:
 
 
 def _parse_proposition(row: Mapping[str, str], texts: Mapping[str, str]) -> SourceQuestion | str:
-    """Return a proposition as a question; the answer is yes, since the prompt states it."""
+    """Return a proposition as a question with the answer yes, since the prompt states it."""
     element = _ELEMENT.search(row["tuple"])
     detail, broad = row.get("category_detailed", "").strip().casefold(), row["category_broad"].strip().casefold()
     kind = _DETAILED_TYPES.get(detail) or _BROAD_TYPES.get(broad, "other")
@@ -69,5 +69,5 @@ def _parse_proposition(row: Mapping[str, str], texts: Mapping[str, str]) -> Sour
     question = parse_question(row["question_natural_language"], "yes", named, kind, label=label)
     if isinstance(question, str):
         return question
-    numbers = [number.strip() for number in row.get("dependency", "").split(",")]  # 0: it depends on none
+    numbers = [number.strip() for number in row.get("dependency", "").split(",")]  # 0: no dependency
     return replace(question, parents=tuple(texts[number] for number in numbers if number in texts))

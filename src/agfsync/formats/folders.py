@@ -1,9 +1,9 @@
-"""Two folders of images, winners and losers, paired by their names.
+"""Two folders of images, winners and losers, paired by file name.
 
 FOLDER/winner/cat.png  FOLDER/loser/cat.png   and the prompt in FOLDER/winner/cat.txt, or .caption, or in a row of
                                               FOLDER/metadata.csv or .jsonl (file_name, text, and perhaps category)
 
-FOLDER may have several such pairs of folders in its subfolders, and those of winners and losers may have subfolders.
+FOLDER may have several such pairs of folders in its subfolders. The folders of winners and losers may have subfolders.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,25 +36,25 @@ SIDE_NAMES = (
     ("preferred", "dispreferred"),
     ("positive", "negative"),
 )
-"""Names of the two folders, in any case; the names of one line are preferred to any other two."""
+"""Names of the two folders, in any case; two names of the same row take precedence over a mixture."""
 NO_PROMPT = "no prompt: neither a .txt or .caption next to the image nor a row in metadata.csv or metadata.jsonl"
 AMBIGUOUS = "several images of one name: which belong together can't be told"
 
 _DEEPEST = 3
-"""Folders between FOLDER and that of the winners."""
+"""Largest number of folders between FOLDER and that of the winners."""
 
 
 class Folders:
-    """A folder with pairs of such folders in it."""
+    """A folder with one or several pairs of such folders."""
 
     title = "folders of winners and losers"
 
     def recognises(self, path: Path) -> bool:
-        """Return True for a folder with a folder of winners and one of losers in it, or in a subfolder."""
+        """Return True for a folder that has a folder of winners and one of losers, also in a subfolder."""
         return path.is_dir() and next(_find_sides(path), None) is not None
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
-        """Yield the pairs of equal names, and the images, captions and rows that belong to none."""
+        """Yield the pairs of equal names, and the images, captions and rows without a pair."""
         sides = {side: (folder, number) for folder, both in _find_sides(path) for number, side in enumerate(both)}
         groups: dict[tuple[Path, str], _Group] = {}
         metadata: dict[str, MetadataRow] = {}
@@ -94,7 +94,7 @@ class _Group:
         return plain_path(file.relative_to(self.root))
 
     def find_rows(self, metadata: dict[str, MetadataRow]) -> None:
-        """Find the images' rows: by the image's path, else by its name in the folder, with or without ending."""
+        """Find the images' rows by the image's path or by its name in the folder, with or without ending."""
         folder = PurePosixPath(plain_path(self.folder.relative_to(self.root)))
         for image in (*self.images[0], *self.images[1]):
             path = PurePosixPath(self.place(image))
@@ -104,17 +104,17 @@ class _Group:
                     self.rows.setdefault(image, row)
 
     def prompt(self, image: Path) -> tuple[str, str]:
-        """Return an image's prompt and category: from its row, else another row of the group, else a caption file."""
+        """Return an image's prompt and category from its row, or else another row of the group, or a caption file."""
         if row := self.rows.get(image) or next(iter(self.rows.values()), None):
             return row.prompt, row.category
-        # Reversed, .txt comes before .caption.
+        # The reversed order puts .txt before .caption.
         files = [*reversed(self.captions[0]), *self.captions[1]]
-        # Two images of one name may each have a caption file by their whole name.
+        # Two images of one name may each have a caption file by their full name, with ending.
         files.sort(key=lambda file: file.stem != image.name)
         return next((text for file in files if (text := read_caption_file(file))), ""), UNCATEGORISED
 
     def pairs(self) -> Iterator[PairItem]:
-        """Yield the pairs, and the images and captions that belong to none."""
+        """Yield the pairs, and the images and captions without a pair."""
         pairs, winners, losers = _match(*self.images)
         for winner, loser in pairs:
             text, category = self.prompt(winner)
@@ -131,7 +131,7 @@ class _Group:
 
 
 def _pair_split(root: Path, groups: list[_Group], split: str) -> Iterator[PairItem]:
-    """Yield the pairs of `split`, and count the images of others."""
+    """Yield the pairs of `split`, and count the images of other splits."""
 
     def split_name(group: _Group) -> str:
         return split_of((*group.folder.relative_to(root).parts, *group.name.split("/")[:-1], ""))
@@ -145,7 +145,7 @@ def _pair_split(root: Path, groups: list[_Group], split: str) -> Iterator[PairIt
 
 
 def _match(winners: list[Path], losers: list[Path]) -> tuple[list[tuple[Path, Path]], list[Path], list[Path]]:
-    """Return pairs of images of one name, those of equal endings first, and the images left on either side."""
+    """Pair images of one name, those with equal endings first; return the pairs and the other images of each side."""
     pairs: list[tuple[Path, Path]] = []
     keys: tuple[Callable[[Path], Any], ...] = (lambda p: p.name, lambda p: p.suffix.lower(), lambda p: None)
     for key in keys:
@@ -159,11 +159,11 @@ def _match(winners: list[Path], losers: list[Path]) -> tuple[list[tuple[Path, Pa
 
 
 def _find_sides(folder: Path, depth: int = 0) -> Iterator[tuple[Path, tuple[Path, Path]]]:
-    """Yield each folder that has one of winners and one of losers in it, with these two."""
+    """Yield each folder that has a folder of winners and one of losers, with these two."""
     try:
         inside = sorted(each for each in folder.iterdir() if not is_hidden(each.name) and each.is_dir())
     except OSError:
-        return  # `walk_files` yields a folder that can't be read, and it is counted as left out.
+        return  # `walk_files` yields a folder that can't be read, so that it is counted as left out.
     by_name = {each.name.casefold(): each for each in reversed(inside)}
     winners, losers = ([by_name[name] for name in names if name in by_name] for names in zip(*SIDE_NAMES, strict=True))
     fitting = ((by_name[one], by_name[other]) for one, other in SIDE_NAMES if one in by_name and other in by_name)

@@ -13,7 +13,7 @@ class GenEval:
     title = "GenEval"
 
     def recognises(self, path: Path) -> bool:
-        """Return True for JSON lines with a tag, what to include, and a prompt."""
+        """Return True for JSON lines with the names tag, include and prompt."""
         is_lines = path.is_file() and path.suffix.lower() == ".jsonl"
         return is_lines and peek_row(read_json_lines(path)).keys() >= {"tag", "include", "prompt"}
 

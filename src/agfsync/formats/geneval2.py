@@ -23,12 +23,12 @@ class GenEval2:
     title = "GenEval 2"
 
     def recognises(self, path: Path) -> bool:
-        """Return True for JSON lines with a prompt, its questions and their skills."""
+        """Return True for JSON lines with the names prompt, vqa_list and skills."""
         is_lines = path.is_file() and path.suffix.lower() == ".jsonl"
         return is_lines and peek_row(read_json_lines(path)).keys() >= {"prompt", "vqa_list", "skills"}
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
-        """Yield the prompts; the category is the number of atoms, the label of a question its skill."""
+        """Yield the prompts; the category is the number of atoms, a question's label is its skill."""
         return read_rows(read_json_lines(path), _parse_row)
 
 

@@ -1,7 +1,7 @@
-"""HPD, both versions: JSON lists of prompts with images and what people preferred.
+"""HPD, both versions: JSON lists of prompts with images and human preferences.
 
 Version 2 has train.json with two images and a preference for each prompt, and test.json with several ranked
-images. Version 1 has several images and the number of the preferred one.
+images. Version 1 has several images for each prompt and the index of the preferred one.
 
 Sources: https://github.com/tgxs002/HPSv2, https://github.com/tgxs002/align_sd
 """
@@ -43,7 +43,7 @@ class HPDv2:
         )
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
-        """Yield the pairs; images lie next to the file, or in a folder with the file's name."""
+        """Yield the pairs; images are next to the file, or in a folder with the file's name."""
         return _read_files(path, _FILES, split, _read_pairs)
 
 
@@ -58,7 +58,7 @@ class HPDv1:
         return any(row.keys() >= _COLUMNS and isinstance(row["human_preference"], int) for row in rows)
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
-        """Yield the preferred image against each other one; they lie as HPDv2's do, or in preference_images."""
+        """Yield pairs of the preferred and each other image; images are where HPDv2's are, or in preference_images."""
         return _read_files(path, _FILES_1, split, _read_pairs_1)
 
 

@@ -11,13 +11,13 @@ _STYLES = ("anime", "concept-art", "paintings", "photo")
 
 
 class HPSv2:
-    """The JSON file of a style, or the folder with several."""
+    """The JSON file of a style, or a folder with such files."""
 
     title = "the HPSv2 benchmark"
 
     def recognises(self, path: Path) -> bool:
-        """Return True for a list of texts called like a style, or a folder with one."""
-        # Lists of texts alone have no other name.
+        """Return True for a JSON list of texts that is named after a style, or a folder with one."""
+        # The rows of a list of plain texts have only this name.
         return any(peek_row(read_json_list(file, "text")).keys() == {"text"} for file in _style_files(path))
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:

@@ -1,4 +1,4 @@
-"""A Hugging Face dataset folder: pairs, captions and questions as its three subsets, and a dataset card."""
+"""A Hugging Face dataset folder: the subsets pairs, captions and questions, and a dataset card."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,12 +22,12 @@ SUBSETS = {
     "captions": "a prompt with its category; `split` is held-out where it is kept for evaluation",
     "questions": "a question on the caption `caption_key`, and what a faithful image answers",
 }
-"""The subsets, each with what a row of it is."""
+"""The subsets -> the description of a row."""
 ANNOTATED = {
     "annotations": "an annotator's reply on all images of the caption `caption_key` by one aspect: their keys in the "
     "order `shown`, and in that order scores in 1..5, ranks (equal ones are ties) and reasons, or why there are none"
 }
-"""The subset of annotated runs."""
+"""The further subset of annotated runs."""
 _PAIR_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -58,7 +58,7 @@ class HuggingFace:
         return path.is_dir() and all(any(column_names(path / name)) for name in SUBSETS)
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
-        """Yield the pairs of the subset."""
+        """Yield the pairs of the subset "pairs"."""
         return Binarized().pairs(path / "pairs", split)
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
@@ -79,7 +79,7 @@ class HuggingFace:
         yield from read_rows(column_rows(path / "captions", Caption.schema.names, split), read_caption)
 
     def write(self, dataset: Dataset, folder: Path) -> Mapping[str, int]:
-        """Write the subsets and the card; pairs without ties, which have no chosen image."""
+        """Write the subsets and the card. Ties are dropped, since they have no chosen image."""
         statistics = DatasetStatistics()
         _write_records(map(statistics.count_caption, dataset.captions), folder / "captions", Caption.schema)
         _write_records(map(statistics.count_question, dataset.questions), folder / "questions", Question.schema)
@@ -105,16 +105,16 @@ def _make_row(pair: WrittenPair, number: int) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class DatasetStatistics:
-    """Counts of captions and questions, as in the paper's Tables 3 and 11. Questions of a caption come together."""
+    """Counts of captions and questions, as in the paper's Tables 3 and 11. A caption's questions are consecutive."""
 
     categories: Counter[str] = field(default_factory=Counter)
     element_types: Counter[str] = field(default_factory=Counter)
     caption_words: int = 0
     question_words: int = 0
     elements: int = 0
-    """sum of each caption's number of different elements"""
+    """sum of the captions' numbers of distinct elements"""
     aspects: Counter[str] = field(default_factory=Counter)
-    """pairs that one judge or aspect alone chose"""
+    """pairs that one judge or aspect chose alone"""
     _caption_key: str = ""
     _caption_elements: set[str] = field(default_factory=set)
 
@@ -155,7 +155,7 @@ class DatasetStatistics:
 
 
 def render_dataset_card(dataset: Dataset, statistics: DatasetStatistics, pairs: int) -> str:
-    """Return the README.md of a dataset folder that holds `pairs` pairs."""
+    """Return the README.md of a dataset folder with `pairs` pairs."""
     parts = [
         f"---\n{yaml.safe_dump(_card_metadata(dataset, pairs), sort_keys=False, allow_unicode=True)}---",
         f"# {dataset.name}",
@@ -177,7 +177,7 @@ def render_dataset_card(dataset: Dataset, statistics: DatasetStatistics, pairs: 
 
 
 def _describe_aspects(dataset: Dataset, statistics: DatasetStatistics) -> Iterator[str]:
-    """Yield the card's parts on pairs by aspect and on the annotators, of a dataset that has any."""
+    """Yield the card's parts on pairs by aspect and on the annotators, if there are any."""
     if statistics.aspects:
         yield "### Pairs by aspect"
         yield _markdown_table(("aspect", "pairs"), _format_counts(statistics.aspects))
@@ -191,7 +191,7 @@ def _list_subsets(dataset: Dataset) -> dict[str, str]:
 
 
 def _card_metadata(dataset: Dataset, pairs: int) -> dict[str, object]:
-    """Return the metadata for the hub, which without subsets takes all files for one table."""
+    """Return the metadata for the hub; without subsets in it the hub would treat all files as one table."""
     configs: list[dict[str, object]] = [
         {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/train-*"}]}
         for name in _list_subsets(dataset)
@@ -212,7 +212,7 @@ def _markdown_table(head: tuple[str, str], rows: Mapping[str, str]) -> str:
 
 
 def _escape_cell(text: str) -> str:
-    """Return a file's text such that it neither ends its cell nor becomes markup."""
+    """Escape a text so that it neither ends its table cell nor becomes markup."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 

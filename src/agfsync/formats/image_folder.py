@@ -1,6 +1,6 @@
-"""A folder of images with metadata files, as Hugging Face's image folders: the texts of their rows are prompts.
+"""A folder of images with metadata files, like Hugging Face's image folders; the texts of the rows are prompts.
 
-Images, caption files and metadata are also read for `folders`.
+The module `folders` also uses the functions for images, caption files and metadata.
 """
 
 import unicodedata
@@ -30,7 +30,7 @@ METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 CAPTION_ENDINGS = {".txt", ".caption"}
 _IMAGE_ENDINGS = {
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp"),
-    # These aren't read: their images are paired all the same, and left out with their kind as the reason.
+    # Not supported: their images are paired too, and then left out with their kind as the reason.
     *(".avif", ".bmp", ".dds", ".exr", ".gif", ".heic", ".heif", ".ico", ".jp2", ".jxl", ".pbm", ".pgm", ".ppm"),
     *(".psd", ".svg", ".tga", ".tif", ".tiff"),
 }
@@ -38,12 +38,12 @@ _FILE_COLUMNS = ("file_name", "filename", "image", "path")
 
 
 class ImageFolder:
-    """A folder with a metadata file, or one for each split."""
+    """A folder with a metadata file, or with one for each split."""
 
     title = "a folder of images with their texts"
 
     def recognises(self, path: Path) -> bool:
-        """Return True for a folder with a metadata file that names files and their texts."""
+        """Return True for a folder with a metadata file of file names and texts."""
         for file in _metadata_files(path) if path.is_dir() else ():
             row = peek_row(_metadata_rows(file))
             if find_column(row) is not None and find_column(row, _FILE_COLUMNS) is not None:
@@ -51,7 +51,7 @@ class ImageFolder:
         return False
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
-        """Yield a prompt for each row, whether or not its image exists."""
+        """Yield a prompt for each row, even if its image doesn't exist."""
         files = ((split_of(file.relative_to(path).parts), file) for file in _metadata_files(path))
         return read_rows(read_split(path, files, split, _metadata_rows), lambda row: [Prompt(*parse_prompt(row))])
 
@@ -64,7 +64,7 @@ def _metadata_rows(file: Path) -> Rows:
     """Yield the rows of a metadata file.
 
     Raises:
-        FormatError: it is damaged.
+        FormatError: the file is damaged.
     """
     if file.suffix.lower() == ".jsonl":
         return read_json_lines(file)
@@ -75,7 +75,7 @@ def _metadata_rows(file: Path) -> Rows:
 
 @dataclass(slots=True)
 class MetadataRow:
-    """A row of a metadata file; `used` if the image that it names was found."""
+    """A row of a metadata file; `used` is True once its image is found."""
 
     prompt: str
     category: str
@@ -84,7 +84,7 @@ class MetadataRow:
 
 
 def index_metadata(file: Path, root: Path, into: dict[str, MetadataRow]) -> Iterator[LeftOut]:
-    """Put the rows of a metadata file `into` a mapping by the paths of their images; yield unusable rows."""
+    """Add the rows of a metadata file to the mapping `into`, by the paths of their images; yield unusable rows."""
     folder = PurePosixPath(plain_path(file.parent.relative_to(root)))
     name = plain_path(file.relative_to(root))
     for row in _metadata_rows(file):
@@ -101,19 +101,19 @@ def index_metadata(file: Path, root: Path, into: dict[str, MetadataRow]) -> Iter
 
 
 def plain_path(path: PurePosixPath | Path) -> str:
-    """Return a path with slashes and composed letters: systems spell the same name in two ways."""
+    """Return a path with slashes and composed letters (NFC), since systems spell the same name differently."""
     return unicodedata.normalize("NFC", path.as_posix())
 
 
 def strip_ending(path: PurePosixPath) -> PurePosixPath:
-    """Return `path` without the endings of images and captions; other dots belong to the name."""
+    """Return `path` without the endings of images and captions; other dots are part of the name."""
     while path.suffix.lower() in _IMAGE_ENDINGS | CAPTION_ENDINGS:
         path = path.with_suffix("")
     return path
 
 
 def is_image_name(path: Path) -> bool:
-    """Return True if the name of a file is that of an image of any kind."""
+    """Return True if a file's name has the ending of an image of any kind."""
     return path.suffix.lower() in _IMAGE_ENDINGS
 
 

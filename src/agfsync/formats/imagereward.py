@@ -1,4 +1,4 @@
-"""ImageRewardDB: rows of single images, of groups on a prompt, or of pairs; a lower rank is better."""
+"""ImageRewardDB: rows of single images, of groups of images of a prompt, or of pairs; a lower rank is better."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,14 +30,14 @@ _KINDS = {
     "pairs": {"prompt", "img_better", "img_worse"},
     "rows": set(_ROW_COLUMNS),
 }
-"""The three kinds of file, by their columns."""
+"""The three kinds of file -> their columns."""
 _SUFFIXES = {b"\x89PNG": ".png", b"RIFF": ".webp"}
 ImagePair = tuple[str, str]
-"""The paths of a winner's and a loser's image."""
+"""The paths of the winner's and the loser's image."""
 
 
 class ImageRewardDB:
-    """A JSON file of any kind, or Parquet files of rows. Groups are written."""
+    """Reads a JSON file of any kind, or Parquet files of rows. Writes groups."""
 
     title = "ImageRewardDB"
 
@@ -48,7 +48,7 @@ class ImageRewardDB:
         return any(_find_kind(names) == "rows" for names in column_names(path))
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
-        """Yield every two images of a prompt, or the pairs of a pair file; images lie next to the file."""
+        """Yield all pairs of a prompt's images, or the pairs of a file of pairs; images are next to the file."""
         if path.is_dir() or path.suffix.lower() != ".json":
             columns = (*_ROW_COLUMNS, "classification")
             return _pair_rows(column_rows(path, columns, split, _ROW_COLUMNS, ROWS_WITH_IMAGES), path)
@@ -58,9 +58,9 @@ class ImageRewardDB:
         return read_rows(read_json_list(path), _read_group if kind == "groups" else _read_pair)
 
     def write(self, dataset: Dataset, folder: Path) -> Mapping[str, int]:
-        """Write train.json, the groups that ImageReward's trainer reads, and the images under images/.
+        """Write train.json, the groups that ImageReward's trainer reads, and the images to images/.
 
-        The trainer makes a pair of every two images of a group whose ranks differ.
+        The trainer forms a pair of any two images of a group that have different ranks.
         """
         counts = {"pairs": 0, "ties": 0}
         (folder / "images").mkdir()
@@ -84,9 +84,9 @@ class ImageRewardDB:
 
 
 def rank_groups(pairs: Sequence[ImagePair], scores: Mapping[str, float]) -> list[dict[str, int]]:
-    """Return groups of images with ranks from 1, the best, from which exactly `pairs` of winner and loser follow.
+    """Return groups of images with ranks, from 1 for the best, that imply exactly the `pairs` of winner and loser.
 
-    That is one group by `scores` if these imply all pairs and no other, and else a group of two for each pair.
+    The result is one group if `scores` imply all pairs and no other, else a group of two for each pair.
 
     >>> rank_groups([("a", "b"), ("a", "c")], {"a": 3.0, "b": 1.0, "c": 1.0})
     [{'a': 1, 'b': 2, 'c': 2}]
@@ -101,7 +101,7 @@ def rank_groups(pairs: Sequence[ImagePair], scores: Mapping[str, float]) -> list
 
 
 def _write_image(key: str, image: bytes, folder: Path) -> str:
-    """Write an image, unless it is there, and return its path in the folder."""
+    """Write an image, unless the file exists, and return its path in the folder."""
     suffix = next((end for begin, end in _SUFFIXES.items() if image.startswith(begin)), ".jpg")
     name = f"images/{key}{suffix}"
     if not (folder / name).exists():
@@ -114,7 +114,7 @@ def _find_kind(names: Iterable[str]) -> str | None:
 
 
 def _pair_rows(rows: Rows, path: Path) -> Iterator[PairItem]:
-    """Yield the pairs of neighbouring rows, so that memory holds the images of one prompt only."""
+    """Yield the pairs of consecutive rows with one prompt, so that memory holds the images of one prompt only."""
     finished: set[str] = set()
     for group in group_rows(rows, _require_prompt_id):
         if isinstance(group, LeftOut):

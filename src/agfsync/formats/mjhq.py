@@ -1,4 +1,4 @@
-"""MJHQ-30K (arXiv:2402.17245): a JSON object that gives each image's prompt and category by its name."""
+"""MJHQ-30K (arXiv:2402.17245): a JSON object that maps an image's name to its prompt and category."""
 
 import json
 import re
@@ -36,7 +36,7 @@ class MJHQ:
             name = _FIRST_NAME.match(beginning)
             first = json.JSONDecoder().raw_decode(beginning, name.end())[0] if name else None
         except (FormatError, ValueError, RecursionError):
-            return False  # A file that no format recognises is explained as a whole.
+            return False  # `near_misses` explains a file that no format recognises.
         return isinstance(first, dict) and first.keys() >= {"prompt", "category"}
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:

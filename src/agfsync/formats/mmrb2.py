@@ -1,9 +1,9 @@
-"""MMRB2 (Multimodal RewardBench 2): text-to-image pairs with the choice of experts, to test judges with.
+"""MMRB2 (Multimodal RewardBench 2): text-to-image pairs with the choices of experts, for tests of judges.
 
-t2i.json is {"pairs": [{"id", "prompt_content": [["text", ...]], "response_a", "response_b", "chosen": "A" or "B"}]},
-a response having "response_content": [["image", "images/NAME.jpg"]]; the images lie next to the file.
+t2i.json is {"pairs": [{"id", "prompt_content": [["text", ...]], "response_a", "response_b", "chosen": "A" or "B"}]}.
+A response has "response_content": [["image", "images/NAME.jpg"]]; image paths are relative to the file's folder.
 
-Source: https://github.com/facebookresearch/MMRB2 (arXiv:2512.16899), CC BY-NC 4.0: it is read, never shipped.
+Source: https://github.com/facebookresearch/MMRB2 (arXiv:2512.16899), CC BY-NC 4.0: only read, never shipped.
 """
 
 import json
@@ -22,12 +22,12 @@ _TEXT, _IMAGE = "text", "image"
 
 
 class MMRB2:
-    """The file t2i.json, or the folder with it."""
+    """The file t2i.json, or its folder."""
 
     title = "MMRB2"
 
     def recognises(self, path: Path) -> bool:
-        """Return True for a JSON object that begins with its pairs, or a folder with t2i.json."""
+        """Return True for a JSON object that begins with "pairs", or a folder with such a t2i.json."""
         file = _find_file(path)
         if not file.is_file() or file.suffix.lower() != ".json":
             return False
@@ -35,7 +35,7 @@ class MMRB2:
             return _BEGINNING.match(opened.read(256)) is not None
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
-        """Yield the pairs; those whose prompt has images, as of the tasks on editing, are left out."""
+        """Yield the pairs, except those with images in the prompt, such as editing tasks."""
         take_split(path, [("", path)], split)
         yield from read_rows(_read_file(_find_file(path)), lambda row: [_read_pair(row)])
 
@@ -73,6 +73,6 @@ def _find_image(row: Row, name: str) -> Path:
 
 
 def _list_parts(row: dict[str, Any], name: str, kind: str) -> list[str]:
-    """Return the values of one kind in a list of [kind, value]."""
+    """Return the values of one kind from a list of [kind, value]."""
     parts = [part for part in require_list(row, name) if isinstance(part, list) and len(part) == 2]
     return [str(value) for what, value in parts if what == kind]

@@ -1,4 +1,4 @@
-"""Explain why no format recognises a file or folder, and what to do. No format of its own."""
+"""Explains why no format recognises a file or folder, and what to do. It isn't a format."""
 
 import json
 import os
@@ -59,7 +59,7 @@ _KINDS = {str: "text", bool: "a truth value", int: "numbers", float: "numbers", 
 
 
 def explain_unknown(path: Path) -> str:
-    """Return the likeliest reason why no format recognises the file or folder at `path`; empty if none stands out."""
+    """Return the likeliest reason why no format recognises the file or folder at `path`; empty if there is none."""
     try:
         return _explain_folder(path) if path.is_dir() else _explain_file(path)
     except OSError as failure:
@@ -123,7 +123,7 @@ def _explain_json(path: Path) -> str:
     try:
         return f"its list holds {_name_kind(next(read_json_items(path)))}, no texts or objects"
     except (StopIteration, FormatError):
-        pass  # It holds no list, or none that can be read: what follows says which.
+        pass  # It has no list, or none that can be read: the code below tells which.
     if path.suffix.lower() != ".json" and (names := peek_row(read_json_lines(path))):
         return _explain_columns(names)
     try:
@@ -156,7 +156,7 @@ def _explain_folder(path: Path) -> str:
 
 
 def _explain_table(path: Path) -> str:
-    """Return the fault of a Parquet or Arrow file."""
+    """Describe the fault of a Parquet or Arrow file."""
     if path.stat().st_size == 0:
         return "it is empty"
     if path.suffix.lower() not in TABLE_ENDINGS:

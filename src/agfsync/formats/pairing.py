@@ -1,4 +1,4 @@
-"""Read the images of pair sets, and turn ranks and repeated judgements into pairs. No format of its own."""
+"""Reads the images of pair sets, and turns ranks and repeated judgements into pairs. It isn't a format."""
 
 import binascii
 import re
@@ -23,13 +23,13 @@ SAME_IMAGE = "winner and loser are the same image"
 REPEATED = "repeated judgement of the same two images"
 OVERRULED = "overruled by most judgements of the same two images"
 COPIED_LINK = re.compile(rb"(\.\.?[/\\])+[\w./\\-]+\s*")
-"""The content of a link that became a file of its own when its folder was copied."""
+"""The content of a symbolic link that was copied as a regular file."""
 
 _DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
 _BASE64 = re.compile(r"(?:iVBORw0KGgo|[/_]9j[/_]|UklGR|R0lGOD|Qk|SUkq|TU0A|AAAA)[A-Za-z0-9+/=_\s-]*")
-"""The beginning of an image in base64: PNG, JPEG, WebP, GIF, BMP, TIFF and those in the container of MP4."""
+"""An image in base64, by its beginning: PNG, JPEG, WebP, GIF, BMP, TIFF and formats in MP4's container."""
 _SHORTEST_BASE64 = 64
-"""Characters below which such a text is a name."""
+"""A shorter text of this form is a file name."""
 _OTHER_KINDS: Mapping[str, re.Pattern[bytes]] = {
     "BMP": re.compile(rb"BM.{4}\0\0\0\0", re.DOTALL),
     "GIF": re.compile(rb"GIF8[79]a"),
@@ -45,13 +45,13 @@ _OTHER_KINDS: Mapping[str, re.Pattern[bytes]] = {
     "Git LFS pointer": re.compile(rb"version https://git-lfs"),
     "web page": re.compile(rb"\s*<(!doctype )?html", re.IGNORECASE),
 }
-"""The beginnings of files that are often found among images, and that aren't read."""
+"""Unsupported kinds of files that are often found among images -> their beginnings."""
 
 _AGAINST = 1 << 32
 
 
 def parse_image(value: Any, *folders: Path) -> ImageSource:
-    """Return a column's image: its bytes, its name, base64 or a data URL, or datasets' struct of bytes and name.
+    """Return the image of a column's value: bytes, a name, base64, a data URL, or datasets' struct of bytes and path.
 
     Raises:
         UnusableRow: the name is outside of `folders`, see `locate_image`.
@@ -68,7 +68,7 @@ def parse_image(value: Any, *folders: Path) -> ImageSource:
 
 
 def _decode_base64(text: str) -> bytes:
-    """Return the bytes of a text in base64, of either alphabet, padded or not; none if it isn't base64."""
+    """Decode base64 of either alphabet, padded or not; return no bytes if the text isn't base64."""
     plain = "".join(text.split()).rstrip("=").translate(str.maketrans("-_", "+/"))
     try:
         return b64decode(plain + "=" * (-len(plain) % 4), validate=True)
@@ -77,19 +77,19 @@ def _decode_base64(text: str) -> bytes:
 
 
 def read_pair_images(found: Preference) -> tuple[bytes, bytes]:
-    """Return the files of a pair's winner and loser, both checked to be whole images.
+    """Return the files of a pair's winner and loser, after checking that both are complete images.
 
     Raises:
-        BrokenImageError: one of them is missing or isn't an image.
+        BrokenImageError: one of them is missing or isn't a complete image.
     """
     return read_image(found.winner), read_image(found.loser)
 
 
 def read_image(image: ImageSource) -> bytes:
-    """Return an image's file, checked to be a whole image.
+    """Return an image's file, after checking that it is a complete image.
 
     Raises:
-        BrokenImageError: it is missing or isn't one.
+        BrokenImageError: it is missing or isn't a complete image.
     """
     if isinstance(image, Path):
         try:
@@ -105,7 +105,7 @@ def read_image(image: ImageSource) -> bytes:
 
 
 def explain_kind(data: bytes) -> str:
-    """Return the reason why files of the kind of `data` aren't read as images; empty if the kind isn't known."""
+    """Return the reason why `data` isn't read as an image; empty if it is none of the known unsupported kinds."""
     kind = next((kind for kind, begins in _OTHER_KINDS.items() if begins.match(data[:4096])), "")
     if kind == "Git LFS pointer":
         return "missing image: it is a Git LFS pointer: fetch the file itself"
@@ -119,7 +119,7 @@ def explain_kind(data: bytes) -> str:
 def pair_by_rank(
     prompt: str, images: Sequence[ImageSource], ranks: Sequence[Any], category: str, where: str = ""
 ) -> Iterator[Preference | NoPreference]:
-    """Yield every two of a prompt's ranked images as a pair: the lower rank is better, equal ranks are a tie."""
+    """Yield all pairs of a prompt's ranked images: a lower rank is better, equal ranks are a tie."""
     if len(images) < 2:
         yield NoPreference(prompt, TOO_FEW_IMAGES, category, where)
     for (one, rank), (other, against) in combinations(zip(images, ranks, strict=True), 2):
@@ -132,12 +132,12 @@ def pair_by_rank(
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Return True if `value` can be compared; NaN, which some programs write for a missing label, can't."""
+    """Return True if `value` is a number other than NaN, which some programs write for a missing label."""
     return isinstance(value, int | float) and value == value
 
 
 RepeatRule = Literal["majority", "all"]
-"""The rule for several judgements of the same two images: one pair by their majority, or a pair for each."""
+"""The rule for several judgements of the same two images: one pair by majority, or one pair for each judgement."""
 
 
 def image_key(caption: str, image: bytes) -> str:
@@ -147,7 +147,7 @@ def image_key(caption: str, image: bytes) -> str:
 
 @dataclass(slots=True)
 class Judgements(Generic[_K]):
-    """Judgements by the keys of the two images. Memory holds two keys and a number for each pair.
+    """Judgements, by the keys of the two images. Only two keys and a number per pair are in memory.
 
     >>> judgements = Judgements("majority")
     >>> for winner, loser in ("ab", "ab", "ba"):
@@ -158,10 +158,10 @@ class Judgements(Generic[_K]):
 
     rule: RepeatRule
     _votes: dict[tuple[_K, _K], int] = field(default_factory=dict)
-    """by the two images as they were first judged: votes for the first, plus `_AGAINST` times those for the other"""
+    """(winner, loser) of the first judgement -> the votes that agree, plus `_AGAINST` times the votes that disagree"""
 
     def add(self, winner: _K, loser: _K) -> None:
-        """Add one judgement."""
+        """Add a judgement."""
         if (loser, winner) in self._votes:
             self._votes[loser, winner] += _AGAINST
         else:
@@ -171,7 +171,7 @@ class Judgements(Generic[_K]):
         return sum(map(sum, map(_split_votes, self._votes.values())))
 
     def pairs(self) -> Iterator[tuple[_K, _K, int]]:
-        """Yield winner and loser of each pair, and the number of equal pairs before it, above 0 by the rule "all"."""
+        """Yield winner and loser of each pair, and the number of equal pairs before it (0 with the rule "majority")."""
         for (one, other), both in self._votes.items():
             votes, against = _split_votes(both)
             if self.rule == "all":
@@ -181,7 +181,7 @@ class Judgements(Generic[_K]):
                 yield (one, other, 0) if votes > against else (other, one, 0)
 
     def left_out(self) -> Counter[str]:
-        """Return the number of judgements that aren't pairs by themselves, by reason."""
+        """Return the number of judgements that don't become pairs, by reason."""
         counts: Counter[str] = Counter()
         for votes, against in map(_split_votes, self._votes.values() if self.rule == "majority" else ()):
             overruled = 0 if votes == against else min(votes, against)

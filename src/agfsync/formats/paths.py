@@ -1,4 +1,4 @@
-"""Find the files of a source, their splits, and the files that a row names. No format of its own.
+"""Finds the files of a source, their splits, and the files that a row names. It isn't a format.
 
 Splits are recognised by the names that Hugging Face datasets use:
 https://huggingface.co/docs/datasets/repository_structure
@@ -19,35 +19,35 @@ from agfsync.formats.reading import Row, Rows, UnusableRow
 _T = TypeVar("_T")
 
 ALL_SPLITS = "all"
-"""The name that stands for every split together."""
+"""The name for all splits together."""
 
 _HIDDEN = {
     *("__macosx", "__pycache__", "$recycle.bin", "@eadir", "desktop.ini", "icon\r", "thumbs.db"),
     "system volume information",
 }
-"""Names, in lower case, of files and folders that systems create; names that begin with a dot are hidden too."""
+"""Lower-case names of files and folders that systems create; names that begin with a dot are also hidden."""
 _SPLIT_WORDS: Mapping[str, str] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 _NO_SPLITS = {"data", "part", "shard", "chunk", "output"}
-"""Names of shards that belong to no split."""
+"""Names of shards without a split."""
 _SHARD_NAME = re.compile(r"(.+)[-_.]\d{5}-of-\d{5}")
 _WORD_BORDER = re.compile(r"[-_. ]+|(?<=\D)(?=\d)")
 _FILES_TRIED = 8
-"""Files that are opened to recognise a folder."""
+"""Number of files to open when recognising a folder."""
 
 
 def is_hidden(name: str) -> bool:
-    """Return True if a file or folder called `name` is a system's own, such as `.DS_Store` or `Thumbs.db`."""
+    """Return True if `name` is that of a hidden or system file or folder, such as `.DS_Store` or `Thumbs.db`."""
     return name.startswith(".") or name.casefold() in _HIDDEN
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
-    """Yield every file in `folder` and its subfolders in order of name, without hidden ones; links are followed.
+    """Yield all files in `folder` and its subfolders in order of name, except hidden ones. Links are followed.
 
-    A link to a folder above itself isn't followed. A link to nothing is yielded: its file is missing.
+    A link to one of its own parent folders isn't followed. A dangling link is yielded, as a missing file.
     """
     return _walk(folder, ())
 
@@ -57,7 +57,7 @@ def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
         state = folder.stat()
         names = sorted(name for name in os.listdir(folder) if not is_hidden(name))
     except OSError:
-        # The folder can't be read: whoever opens what is yielded reports why.
+        # The folder can't be read: the caller reports why when it opens it.
         yield folder
         return
     here = (state.st_dev, state.st_ino)
@@ -72,13 +72,13 @@ def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
 
 
 def locate_image(name: Any, *folders: Path) -> Path:
-    """Return the path of the file `name` in the first of `folders` that has it, else in the first.
+    """Return the path of the file `name` in the first of `folders` that has it, else in the first folder.
 
-    The name itself is checked, not where links lead: those of the hub's cache may lead anywhere.
+    Only the name is checked, not the targets of links, since links in the hub's cache may lead anywhere.
 
     Raises:
-        UnusableRow: the name is on the web, impossible for a file, or outside of its folder, since a downloaded file
-            must not make a run read the user's other files.
+        UnusableRow: the name is a web address, isn't a valid file name, or leads outside of its folder: a downloaded
+            file must not make a run read the user's other files.
     """
     written = str(name)
     if written.partition(":")[0].lower() in ("http", "https", "s3", "gs", "hf"):
@@ -90,7 +90,7 @@ def locate_image(name: Any, *folders: Path) -> Path:
     if not possible:
         raise UnusableRow("an image called as no file can be")
     parts = split_relative_name(written)
-    # A backslash may be part of a file's name: an archive from Windows that was unpacked elsewhere.
+    # A backslash may be part of a file's name, if an archive from Windows was unpacked on another system.
     spellings = [parts] if ".." in written else [parts, [part for part in written.split("/") if part]]
     places = [folder.joinpath(*each) for folder in folders for each in spellings]
     return next((path for path in places if _is_file(path)), places[0])
@@ -124,9 +124,9 @@ def _is_file(path: Path) -> bool:
 
 
 def split_of(parts: Sequence[str]) -> str:
-    """Return the split of a file by the `parts` of its path in the data set's folder; empty if none is named.
+    """Return the split of a file by the `parts` of its path in the data set's folder; empty if they name none.
 
-    The name of a shard counts most, then the folders from the innermost outwards, then the name of any other file.
+    The name of a shard takes precedence, then the folders from the innermost outwards, then the name of another file.
 
     >>> split_of(["data", "validation_unique-00000-of-00001.parquet"])
     'validation_unique'
@@ -144,7 +144,7 @@ def split_of(parts: Sequence[str]) -> str:
 
 
 def _usual_split(name: str) -> str:
-    """Return which of train, validation and test a name contains; empty if none."""
+    """Return train, validation or test, whichever a name contains first, also as a synonym; empty if none."""
     return next((_SPLIT_WORDS[word] for word in _split_words(name) if word in _SPLIT_WORDS), "")
 
 
@@ -153,12 +153,13 @@ def _split_words(name: str) -> list[str]:
 
 
 def take_split(root: Path, files: Iterable[tuple[str, _T]], split: str) -> tuple[list[_T], dict[str, list[_T]]]:
-    """Return those of `files`, each given with its split, that are in `split`, and the others by their splits.
+    """Return the `files` in `split`, and the others by their splits; each file is given as (split, file).
 
-    Without a `split` the one called train is taken if there are several; all files if none has a split.
+    Without a `split`, all files are returned if there is one split at most, else those of train, else those without a
+    split.
 
     Raises:
-        FormatError: there is no such split, or there are several and none is called train.
+        FormatError: there is no such split, or several and none is train.
 
     >>> take_split(Path("set"), [("train", "a.csv"), ("test", "b.csv")], "")
     (['a.csv'], {'test': ['b.csv']})
@@ -196,13 +197,13 @@ def read_split(
     read: Callable[[Path], Rows],
     count: Callable[[Path], int] | None = None,
 ) -> Rows:
-    """Yield the rows of those of `files`, each given with its split, that are in `split`; count the rows of others.
+    """Yield the rows of the `files` in `split`, and count the rows of others; each file is given as (split, file).
 
-    Rows of files in a folder have the file's name in their place.
+    In a folder, the rows' places include the file's name.
 
     Args:
         path: the file or folder of the source.
-        count: returns a file's number of rows without reading them.
+        count: function that returns a file's number of rows without reading them.
 
     Raises:
         FormatError: there is no such split, or a file can't be read.
@@ -229,7 +230,7 @@ def read_split(
 
 
 def text_files(path: Path, endings: Collection[str]) -> list[tuple[str, Path]]:
-    """Return the file at `path`, or those with these `endings` in the folder there, each with its split."""
+    """Return the file at `path`, or the files with these `endings` in the folder `path`, as (split, file)."""
     if not path.is_dir():
         return [("", path)]
     files = (file for file in walk_files(path) if file.suffix.lower() in endings)
@@ -237,6 +238,6 @@ def text_files(path: Path, endings: Collection[str]) -> list[tuple[str, Path]]:
 
 
 def is_split_folder(path: Path, endings: Collection[str], recognise: Callable[[Path], bool]) -> bool:
-    """Return True if a folder's files with these `endings` have splits, and `recognise` takes one of the first."""
+    """Return True if a folder's files with these `endings` have splits, and `recognise` accepts one of the first."""
     files = text_files(path, endings) if path.is_dir() else []
     return any(split for split, _ in files) and any(recognise(file) for _, file in islice(files, _FILES_TRIED))

@@ -41,7 +41,7 @@ _NEEDED = ("caption", "jpg_0", "jpg_1", "label_0", "label_1")
 
 
 class PickAPic:
-    """Parquet files of Pick-a-Pic, in a folder or alone."""
+    """One or several Parquet files of Pick-a-Pic, alone or in a folder."""
 
     title = "Pick-a-Pic v2"
 
@@ -55,7 +55,10 @@ class PickAPic:
         return read_rows(rows, lambda row: [_read_pair(row, path)])
 
     def write(self, dataset: Dataset, folder: Path) -> Mapping[str, int]:
-        """Write the pairs without ties, which some trainers take for wins of jpg_0; the winner's place is random."""
+        """Write the pairs. Ties are dropped, since some trainers treat them as wins of jpg_0.
+
+        Whether the winner is jpg_0 or jpg_1 is drawn from the pair's key.
+        """
         created = datetime.fromisoformat(dataset.created).replace(tzinfo=None)
         schema = name_selectors(PICK_A_PIC_SCHEMA, dataset.selected_by)
         return write_pairs(dataset.pairs, folder / "data", schema, partial(_make_row, created=created))
@@ -73,7 +76,7 @@ def _read_pair(row: Row, path: Path) -> Preference | NoPreference:
 
 
 def _make_row(pair: WrittenPair, number: int, created: datetime) -> dict[str, Any]:
-    """Return a pair as a row; columns called jpg hold any encoded file, here the run's own, which is lossless."""
+    """Return a pair as a row. The columns jpg_0 and jpg_1 may have any encoding; here they have the run's own files."""
     images = [
         (pair.winner_key, pair.winner, pair.winner_model, 1.0),
         (pair.loser_key, pair.loser, pair.loser_model, 0.0),
@@ -91,7 +94,7 @@ def _make_row(pair: WrittenPair, number: int, created: datetime) -> dict[str, An
         "created_at": created,
         "has_label": True,
         "ranking_id": number,
-        # No user has labelled it.
+        # No user labelled the pair.
         "user_id": None,
         "num_example_per_prompt": pair.of_prompt,
     }

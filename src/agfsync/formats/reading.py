@@ -1,7 +1,6 @@
-"""Read text, JSON and CSV row by row, each row with its place. No format of its own.
+"""Reads text, JSON and CSV row by row, each row with its place. It isn't a format.
 
-A row that can't be used is yielded as `LeftOut` and reading goes on; a file that isn't what it should be raises
-FormatError.
+An unusable row is yielded as `LeftOut`, and reading continues. An invalid file raises FormatError.
 """
 
 import codecs
@@ -24,28 +23,28 @@ _T = TypeVar("_T")
 _K = TypeVar("_K")
 
 BEGINNING = 1 << 16
-"""Bytes by which an encoding or a delimiter is detected."""
+"""Number of bytes to detect an encoding or a delimiter from."""
 _CHUNK = 1 << 16
-"""Characters of JSON read at a time."""
+"""Number of characters of JSON to read at a time."""
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
-    # Before UTF-16's, which are their beginnings.
+    # Before UTF-16's mark, which UTF-32's begins with.
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _PEEKED_ROWS = 8
-"""Rows by which a file is recognised: the first may be unusable."""
+"""Number of rows to recognise a file by: the first may be unusable."""
 _DELIMITERS = (",", ";", "\t", "|")
 _EXCEL_DELIMITER = re.compile(r"sep=(.)\s*")
-"""A first line that names the delimiter to Excel."""
+"""A first line that declares the delimiter for Excel."""
 
 csv.field_size_limit(1 << 30)
 
 
 class UnusableRow(FormatError):
-    """The reason why a row can't be used; `read_rows` turns it into a `LeftOut`."""
+    """A row can't be used; `read_rows` turns the error into a `LeftOut`."""
 
 
 class Row(dict[str, Any]):
@@ -63,7 +62,7 @@ Rows = Iterator[Row | LeftOut]
 
 @contextmanager
 def format_errors(path: Path) -> Iterator[None]:
-    """Turn every error that means that the file at `path` isn't what it should be into a FormatError."""
+    """Convert errors of reading an invalid file at `path` to FormatError."""
     try:
         yield
     except UnicodeDecodeError as failure:
@@ -78,17 +77,17 @@ def format_errors(path: Path) -> Iterator[None]:
     except (csv.Error, pa.ArrowException) as failure:
         raise FormatError(f"{path}: is damaged: {failure}: fetch it again") from failure
     except (ValueError, ArithmeticError) as failure:
-        # Such as a number of thousands of digits, or a date before the year 1, which Python can't represent.
+        # For example a number of thousands of digits, or a date before the year 1, which Python can't represent.
         raise FormatError(f"{path}: holds what can't be read: {' '.join(str(failure).split())[:120]}") from failure
 
 
 def detect_encoding(beginning: bytes) -> str:
-    """Return the encoding that the byte order mark of a file's `beginning` names; UTF-8 without one."""
+    """Return the encoding of the byte order mark in a file's `beginning`; UTF-8 if there is none."""
     return next((name for mark, name in _BYTE_ORDER_MARKS.items() if beginning.startswith(mark)), "utf-8")
 
 
 def guess_encoding(beginning: bytes) -> str:
-    """Return the likeliest encoding, in words, of text that isn't UTF-8 and has no mark; empty if it is no text."""
+    """Describe the likeliest encoding of text that isn't UTF-8 and has no mark; return "" if it isn't text."""
     pairs = max(len(beginning) // 2, 1)
     for place, name in ((1, "UTF-16 (little-endian)"), (0, "UTF-16 (big-endian)")):
         if beginning[place::2].count(0) > 0.7 * pairs and beginning[1 - place :: 2].count(0) < 0.1 * pairs:
@@ -101,10 +100,10 @@ def guess_encoding(beginning: bytes) -> str:
 
 
 def open_text(path: Path, newline: str | None = None) -> TextIO:
-    """Open the file at `path` as text in the encoding of its byte order mark, or in UTF-8 without one.
+    """Open the file at `path` as text in the encoding of its byte order mark, or as UTF-8 if there is none.
 
     Raises:
-        FormatError: it is UTF-16 without a mark, which would read as UTF-8 full of NULs.
+        FormatError: the file is UTF-16 without a mark, which UTF-8 would read as text full of NULs.
     """
     with path.open("rb") as file:
         beginning = file.read(1024)
@@ -115,12 +114,12 @@ def open_text(path: Path, newline: str | None = None) -> TextIO:
 
 
 def read_json_items(path: Path) -> Iterator[Any]:
-    """Yield the items of the JSON list in a file, parsed as they are asked for.
+    """Yield the items of the JSON list in a file, parsed lazily.
 
-    The package ijson can't take this over: it reads neither UTF-16 nor the NaN that Python and pandas write.
+    The package ijson isn't suitable: it reads neither UTF-16 nor the NaN that Python and pandas write.
 
     Raises:
-        FormatError: it isn't a list, is cut short, or goes on behind the end of the list.
+        FormatError: the file isn't a list, is cut short, or continues after the list.
     """
     decoder, number = json.JSONDecoder(), 1
     with format_errors(path), open_text(path) as file:
@@ -132,7 +131,7 @@ def read_json_items(path: Path) -> Iterator[Any]:
             try:
                 item, end = decoder.raw_decode(rest)
             except json.JSONDecodeError as failure:
-                # Either the item goes on beyond what was read, or it isn't JSON: only reading on tells which.
+                # Either the item is longer than the text read so far, or it isn't JSON: only reading on tells which.
                 more = file.read(max(_CHUNK, len(rest)))
                 if not more:
                     raise FormatError(f"{path}: item {number} isn't JSON, or the file is cut short") from failure
@@ -146,7 +145,7 @@ def read_json_items(path: Path) -> Iterator[Any]:
 
 
 def read_json_list(path: Path, name: str = "") -> Rows:
-    """Yield the objects of the JSON list in a file as rows; with `name`, a text is a row that holds it under `name`.
+    """Yield the objects of the JSON list in a file as rows; with `name`, a text is a row with the column `name`.
 
     Raises:
         FormatError: see `read_json_items`.
@@ -155,7 +154,7 @@ def read_json_list(path: Path, name: str = "") -> Rows:
 
 
 def read_json_lines(path: Path, name: str = "") -> Rows:
-    """Yield the objects in a file of JSON lines, without empty lines; `name` as in `read_json_list`.
+    """Yield the objects in a file of JSON lines as rows; empty lines are skipped. For `name` see `read_json_list`.
 
     Raises:
         FormatError: the file can't be read.
@@ -176,14 +175,14 @@ def _make_row(item: Any, path: Path, where: str, name: str) -> Row | LeftOut:
 
 
 def read_table(path: Path) -> Rows:
-    """Yield the rows of a table with a header line: CSV, TSV, or separated by semicolons or bars.
+    """Yield the rows of a table with a header: CSV, TSV, or with semicolons or bars as delimiters.
 
     Raises:
         FormatError: a quotation mark is never closed.
     """
     with format_errors(path), open_text(path, newline="") as file:
         delimiter = _detect_delimiter(file, path)
-        # Tab-separated prompts are seldom quoted: a stray quotation mark is part of a prompt.
+        # Prompts in TSV are rarely quoted, so a stray quotation mark is part of the prompt.
         reader = csv.reader(file, delimiter=delimiter, strict=delimiter != "\t")
         names = next(reader, [])
         while True:
@@ -198,7 +197,7 @@ def read_table(path: Path) -> Rows:
             if values is None:
                 return
             if len(names) == 1 and any(value.strip() for value in values):
-                # Commas in the only column of a table are seldom quoted.
+                # Commas in the only column of a table are rarely quoted.
                 values = [delimiter.join(values)]
             if values and not any(value.strip() for value in values):
                 yield LeftOut("empty row", f"line {line}", failed=False)
@@ -209,7 +208,7 @@ def read_table(path: Path) -> Rows:
 
 
 def read_header(path: Path) -> set[str]:
-    """Return the column names of such a table; none if the file isn't one."""
+    """Return the column names of a table as in `read_table`; none if the file isn't one."""
     try:
         with open_text(path, newline="") as file:
             return set(next(csv.reader(file, delimiter=_detect_delimiter(file, path), strict=True), ()))
@@ -218,7 +217,7 @@ def read_header(path: Path) -> set[str]:
 
 
 def _detect_delimiter(file: TextIO, path: Path) -> str:
-    """Return the delimiter of a table by its first line, and leave `file` at the header."""
+    """Return the delimiter of a table from its first line, and leave `file` at the header."""
     line = file.readline(BEGINNING)
     if named := _EXCEL_DELIMITER.fullmatch(line):
         return named[1]
@@ -228,7 +227,7 @@ def _detect_delimiter(file: TextIO, path: Path) -> str:
 
 
 def read_rows(rows: Iterable[Row | LeftOut], read: Callable[[Row], Iterable[_T]]) -> Iterator[_T | LeftOut]:
-    """Yield the results of `read` for each row; a row for which it raises UnusableRow is left out."""
+    """Yield the results of `read` for each row; a row is left out if `read` raises UnusableRow."""
     for row in rows:
         if isinstance(row, LeftOut):
             yield row
@@ -242,7 +241,7 @@ def read_rows(rows: Iterable[Row | LeftOut], read: Callable[[Row], Iterable[_T]]
 
 
 def group_rows(rows: Iterable[Row | LeftOut], key: Callable[[Row], _K]) -> Iterator[tuple[_K, list[Row]] | LeftOut]:
-    """Yield neighbouring rows with the same `key` together; a row for which it raises UnusableRow is left out."""
+    """Group consecutive rows with the same `key`; a row is left out if `key` raises UnusableRow."""
     group: tuple[_K, list[Row]] | None = None
     for found in read_rows(rows, lambda row: [(key(row), row)]):
         if isinstance(found, LeftOut):
@@ -258,7 +257,7 @@ def group_rows(rows: Iterable[Row | LeftOut], key: Callable[[Row], _K]) -> Itera
 
 
 def peek_row(rows: Rows) -> Mapping[str, Any]:
-    """Return the first value of each name in the first rows, to recognise a file by; empty if it can't be read."""
+    """Return the first value of each column in the first rows, to recognise a file; empty if it can't be read."""
     found: dict[str, Any] = {}
     try:
         for row in islice(rows, _PEEKED_ROWS):
@@ -266,12 +265,12 @@ def peek_row(rows: Rows) -> Mapping[str, Any]:
                 if found.get(name) is None:
                     found[name] = value
     except FormatError:
-        pass  # A file that no format recognises is explained as a whole; of one that is, its reading raises this again.
+        pass  # `near_misses` explains a file that no format recognises; reading one that is raises this again.
     return found
 
 
 def require_text(row: Mapping[str, Any], name: str) -> str:
-    """Return the text under `name`, on one line.
+    """Return the text in the column `name`, on one line.
 
     Raises:
         UnusableRow: there is none.
@@ -283,10 +282,10 @@ def require_text(row: Mapping[str, Any], name: str) -> str:
 
 
 def require_list(row: Mapping[str, Any], name: str, length: int | None = None) -> list[Any]:
-    """Return the list under `name`, of `length` items if that is given.
+    """Return the list in the column `name`, of `length` items if that is given.
 
     Raises:
-        UnusableRow: there is none, or one of another length.
+        UnusableRow: there is none, or it has another length.
     """
     value = row.get(name)
     if not isinstance(value, list) or length not in (None, len(value)):
@@ -295,7 +294,7 @@ def require_list(row: Mapping[str, Any], name: str, length: int | None = None) -
 
 
 def get_category(row: Mapping[str, Any], name: str | None) -> str:
-    """Return the category under `name`; `UNCATEGORISED` if there is no such column or value."""
+    """Return the category in the column `name`; `UNCATEGORISED` if there is no such column or value."""
     value = None if name is None else row.get(name)
     if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value:
         return UNCATEGORISED

@@ -1,4 +1,4 @@
-"""Turn rows into prompts with their questions, by the names of their columns. No format of its own."""
+"""Turns rows into prompts with questions, by the names of their columns. It isn't a format."""
 
 import re
 from collections import Counter
@@ -10,19 +10,19 @@ from agfsync.formats.reading import Row, get_category, group_rows, require_text
 from agfsync.records import YES_NO, ElementType, one_line
 
 PROMPT_COLUMNS = ("prompt", "prompts", "caption", "captions", "text")
-"""Columns that hold the prompt, the most likely first, in any case."""
+"""Names of the prompt's column in any case, the most likely first."""
 OTHER_COLUMNS = ("category", "question", "answer", "element", "element_type", "choices", "label", "flag", "questions")
 
 _QUESTION_COLUMN = "caption_key"
-"""A column that only a table of questions has: its text is no prompt."""
+"""A column that only a table of questions has; the text of such a table isn't a prompt."""
 _ELEMENT_TYPES: Mapping[str, ElementType] = {name: name for name in get_args(ElementType)}
 _MOST_WORDS = 3
-"""Words of an answer that isn't among choices: a judge is asked for one word."""
+"""Largest number of words of an answer without choices: a judge is asked for one word."""
 _NUMBER = re.compile(r"[-_ ]?\d+$")
 
 
 def find_column(names: Iterable[str], wanted: Iterable[str] = PROMPT_COLUMNS) -> str | None:
-    """Return the first of `wanted` among the columns `names`, spelt as in `names`; None if there is none.
+    """Return the first of `wanted` that is in the columns `names`, spelt as in `names`; None if there is none.
 
     >>> find_column(["id", "Caption"])
     'Caption'
@@ -35,16 +35,16 @@ def parse_prompt(row: Row) -> tuple[str, str]:
     """Return a row's prompt and category.
 
     Raises:
-        UnusableRow: it has no prompt.
+        UnusableRow: the row has no prompt.
     """
     return require_text(row, find_column(row) or PROMPT_COLUMNS[0]), get_category(row, find_column(row, ("category",)))
 
 
 def parse_prompts(rows: Iterable[Row | LeftOut]) -> Iterator[Prompt | LeftOut]:
-    """Yield the prompts in `rows`; neighbouring rows with questions on the same prompt make one prompt.
+    """Yield the prompts in `rows`; consecutive rows with questions on the same prompt are one prompt.
 
-    A row may hold one question (`question`, `answer`, `element`, `element_type`, `label`, and `choices`, a list or a
-    text with bars between them) or a list of them under `questions`.
+    A row may have one question (`question`, `answer`, `element`, `element_type`, `label`, and `choices`, a list or a
+    text separated by bars) or a list of questions in the column `questions`.
     """
     for group in group_rows(rows, parse_prompt):
         if isinstance(group, LeftOut):
@@ -64,10 +64,10 @@ def parse_question(
     choices: Iterable[Any] | None = None,
     label: Any = None,
 ) -> SourceQuestion | str:
-    """Return the question in the fields of a file, or the reason why it can't be asked.
+    """Return the question in a file's fields, or the reason why it can't be asked.
 
-    A type that isn't one of the thirteen is "other": TIFA's "animal/human" leaves open which of the two it is, and
-    stays the `label`. Yes and no are written in lower case, other answers as in the file.
+    A type that isn't one of the thirteen becomes "other"; TIFA's "animal/human", for example, is ambiguous, and stays
+    in the `label`. Yes and no are converted to lower case, other answers are kept as in the file.
 
     >>> parse_question("What is it?", "cat", choices=["dog", "cow"])
     'answer is none of its choices'
@@ -91,7 +91,7 @@ def _clean_answer(answer: Any) -> str:
 
 
 def collect_questions(found: Iterable[SourceQuestion | str]) -> tuple[tuple[SourceQuestion, ...], dict[str, int]]:
-    """Return the different questions in `found`, and the count of each reason why others can't be asked.
+    """Return the distinct questions in `found`, and the count of each reason why others can't be asked.
 
     >>> collect_questions(["empty", "empty"])
     ((), {'empty': 2})
@@ -109,7 +109,7 @@ def collect_questions(found: Iterable[SourceQuestion | str]) -> tuple[tuple[Sour
 
 
 def parse_origin(identifier: str) -> str:
-    """Return the data set that a benchmark has a prompt from, by the prompt's id.
+    """Return the data set from which a benchmark took a prompt, by the prompt's id.
 
     >>> parse_origin("coco_301091")
     'coco'
@@ -136,7 +136,7 @@ def _parse_object(row: Mapping[str, Any]) -> SourceQuestion | str:
 
 
 def _plain_names(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `row` with the names of its columns in lower case, as `find_column` reads them."""
+    """Return `row` with stripped, lower-case column names, as `find_column` compares them."""
     return {name.strip().casefold(): value for name, value in row.items() if isinstance(name, str)}
 
 

@@ -1,4 +1,4 @@
-"""Open what `captions.source` and `pairs.source` point to: find its format, and read its prompts or pairs."""
+"""Opens the sources of `captions.source` and `pairs.source`: finds the format, and reads prompts or pairs."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
@@ -30,13 +30,13 @@ _F = TypeVar("_F", bound=Format)
 
 _SECTIONS = {PromptFile: "captions", PairSet: "pairs"}
 _SMALL = 64 << 20
-"""Bytes up to which a source's digest is that of its content; above, that of its files' sizes and times."""
+"""Up to this number of bytes a source's digest is that of its content, above it that of its files' sizes and times."""
 
 
 def find_formats(wanted: type[_F]) -> dict[str, _F]:
-    """Return the formats of the catalog that follow the protocol `wanted`, by name, in the order of trying them.
+    """Return the formats of the catalog with the protocol `wanted`, by name, in the order in which they are tried.
 
-    Those of other packages come first, since the last of ours take any table.
+    Formats of other packages come first, since the last built-in ones accept any table.
     """
     names = sorted(catalog.list_names("formats"), key=lambda name: name in catalog.CATALOG["formats"])
     all_ = {name: catalog.find("formats", name)() for name in names}
@@ -44,10 +44,10 @@ def find_formats(wanted: type[_F]) -> dict[str, _F]:
 
 
 def recognise_format(path: Path, wanted: type[_F]) -> _F:
-    """Return the first format of the catalog that follows the protocol `wanted` and recognises `path`.
+    """Return the first format of the catalog that has the protocol `wanted` and recognises `path`.
 
     Raises:
-        FormatError: nothing is at `path`, or no such format recognises it; with the likely reason.
+        FormatError: `path` doesn't exist, or no such format recognises it; the message has the likely reason.
     """
     if not path.exists():
         raise FormatError(f"{path}: {'a link to nothing' if path.is_symlink() else 'no such file or folder'}")
@@ -63,7 +63,7 @@ def recognise_format(path: Path, wanted: type[_F]) -> _F:
 
 
 def _recognise_other_section(path: Path, wanted: type[_F]) -> str:
-    """Return the right section if a file holds captions and pairs are wanted, or the reverse; else nothing."""
+    """Describe the right section if a file has captions but pairs are wanted, or the reverse; else return ""."""
     for kind, section in _SECTIONS.items():
         if wanted in _SECTIONS and kind is not wanted:
             for format_ in find_formats(kind).values():
@@ -73,7 +73,7 @@ def _recognise_other_section(path: Path, wanted: type[_F]) -> str:
 
 
 def _recognise_files(path: Path, able: Mapping[str, Format]) -> str:
-    """Return the names of files in the folder at `path` that are recognised by themselves, in a sentence."""
+    """Return a sentence with the files in the folder `path` that are recognised on their own; empty if none."""
     if not path.is_dir():
         return ""
     known = [
@@ -85,10 +85,10 @@ def _recognise_files(path: Path, able: Mapping[str, Format]) -> str:
 
 
 def resolve_snapshot(path: Path) -> Path:
-    """Return the newest snapshot's folder if `path` is a repository in the hub's cache, else `path` itself.
+    """Return the newest snapshot's folder if `path` is a repository in the hub's cache, else `path`.
 
     Raises:
-        FormatError: it has several snapshots, and none is marked as the newest.
+        FormatError: the repository doesn't have exactly one snapshot, and none is marked as the newest.
     """
     repositories = list(path.glob("datasets--*")) if path.is_dir() else []
     path = repositories[0] if len(repositories) == 1 else path
@@ -107,7 +107,7 @@ def read_prompts(path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
     """Yield the prompts at `path`, and everything there that isn't read.
 
     Raises:
-        FormatError: it holds none in a known format, or isn't what its format says, or has no such split.
+        FormatError: there are none in a known format, the file is invalid, or there is no such split.
     """
     format_ = recognise_format(path, PromptFile)
     return format_.prompts(resolve_snapshot(path), _check_split(path, split))
@@ -120,7 +120,7 @@ def read_pairs(path: Path, split: str = "") -> Iterator[PairItem]:
 
 
 def read_answers(path: Path, split: str = "") -> Iterator[AnsweredImage | LeftOut]:
-    """Yield the images at `path` whose questions have true answers; see `read_prompts`."""
+    """Yield the images at `path` that have questions with true answers; see `read_prompts`."""
     format_ = recognise_format(path, AnswerSet)
     return format_.answers(resolve_snapshot(path), _check_split(path, split))
 
@@ -137,17 +137,17 @@ def _check_split(path: Path, split: str) -> str:
 
 
 def check_source(path: Path, wanted: type[Format], split: str) -> None:
-    """Check that the source at `path` has a known format and the split, and begins as its format says.
+    """Check that the source at `path` has a known format and the split, and a valid beginning.
 
     Raises:
-        FormatError: it doesn't.
+        FormatError: one of these is not the case.
     """
     found: Iterator[object] = (read_prompts if wanted is PromptFile else read_pairs)(path, split)
     next(found, None)
 
 
 def fingerprint_source(source: str) -> str:
-    """Return a digest of the file or folder `source`, without hidden files; a missing one has a digest of its own."""
+    """Return a digest of the file or folder `source`, without hidden files; a missing source also has a digest."""
     path = Path(source)
     with store_errors(path):
         files = list(walk_files(path)) if path.is_dir() else [path]
@@ -158,10 +158,10 @@ def fingerprint_source(source: str) -> str:
 
 
 def read_pair_prompts(source: str, split: str = "") -> Mapping[str, str]:
-    """Return every prompt with a preference in the pair set at `source`, with its category; no image is opened.
+    """Return the prompts with a preference in the pair set `source` and their categories, without opening images.
 
     Raises:
-        FormatError: it is no pair set.
+        FormatError: the source isn't a pair set.
     """
     found = dict[str, str]()
     for each in read_pairs(Path(source), split):
@@ -171,16 +171,16 @@ def read_pair_prompts(source: str, split: str = "") -> Mapping[str, str]:
 
 
 class SourceCaptions:
-    """A caption writer that gives the prompts of a file, in their order.
+    """A caption writer that returns the prompts of a file, in order.
 
-    `left_out` counts the rows that give no caption; `rows` is the number of rows that should have.
+    `left_out` counts the rows without a usable caption; `rows` is the number of rows that should have one.
 
     Args:
         avoid: normalised captions to leave out.
-        avoided: the reason that is counted for them.
+        avoided: the reason to count them under.
 
     Raises:
-        FormatError: there is no prompt file at `source`, or it isn't what its format says.
+        FormatError: there is no prompt file at `source`, or it is invalid.
     """
 
     concurrency = 1
@@ -198,7 +198,7 @@ class SourceCaptions:
         for each in self._prompts.values():
             self._texts.setdefault(each.category, []).append(each.text)
         self.categories: Sequence[str] = list(self._texts)
-        # A digest of the content: the same prompts in a file that was moved or touched are the same captions.
+        # A digest of the content, so that the captions stay the same if the file is moved or touched.
         self.identity = digest("prompts", [(p.text, p.category) for p in self._prompts.values()])
 
     def _add(self, prompt: Prompt | LeftOut, avoid: Collection[str]) -> None:
@@ -223,12 +223,12 @@ class SourceCaptions:
         return any(prompt.questions for prompt in self._prompts.values())
 
     def explain_left_out(self) -> str:
-        """Return the first reason why the file's own questions can't be asked, in brackets; empty if there is none."""
+        """Return the first reason why a question of the file can't be asked, in brackets; empty if there is none."""
         reasons = (reason for prompt in self._prompts.values() for reason in prompt.left_out)
         return next((f" ({reason})" for reason in reasons), "")
 
     def find_open_question(self) -> str:
-        """Return the first question that yes or no doesn't answer; empty if there is none."""
+        """Return the first question that isn't a yes/no question; empty if there is none."""
         asked = (question for prompt in self._prompts.values() for question in prompt.questions)
         return next((each.text for each in asked if not asks_yes_no(each.answer, each.choices)), "")
 

@@ -1,7 +1,7 @@
 """T2I-CompBench (arXiv:2307.06350): a text file of prompts for each of its categories.
 
-Prompts on colours, shapes and textures are judged by BLIP-VQA: each noun phrase is a question, such as "a green
-bench?". The phrases are spaCy's noun chunks, found with the extra `syntax`; without it the prompts have no questions.
+Prompts on colours, shapes and textures are evaluated by BLIP-VQA: each noun phrase is a question, such as "a green
+bench?". The phrases are spaCy's noun chunks and need the extra `syntax`; without it the prompts have no questions.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,25 +18,25 @@ from agfsync.records import ElementType, one_line
 
 CATEGORIES = ("color", "shape", "texture", "spatial", "3d_spatial", "numeracy", "non_spatial", "complex")
 _ASKED: Mapping[str, ElementType] = {"color": "color", "shape": "shape", "texture": "material"}
-"""Categories with questions, and the type of these."""
+"""Categories with questions -> the element type of the questions."""
 _NO_THINGS = ("top", "the side", "the left", "the right")
-"""Noun phrases that name places, which the benchmark's code leaves out."""
+"""Noun phrases of places, which the benchmark's code leaves out."""
 _MOST = 8
-"""Phrases of a prompt that the benchmark's code asks about."""
+"""Largest number of a prompt's phrases that the benchmark's code asks about."""
 _UNPARSED = "noun phrases need the extra syntax: pip install 'agfsync[syntax]'"
 
 
 class T2ICompBench:
-    """A file such as `color_val.txt`, or the folder with those of all categories."""
+    """A file such as `color_val.txt`, or a folder with such files."""
 
     title = "T2I-CompBench"
 
     def recognises(self, path: Path) -> bool:
-        """Return True for a text file called CATEGORY_val.txt or CATEGORY_train.txt, or a folder with the former."""
+        """Return True for a text file named CATEGORY_val.txt or CATEGORY_train.txt, or a folder with the former."""
         return bool(_find_files(path))
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
-        """Yield the prompts of each category; a folder's are those of its files for validation."""
+        """Yield the prompts of each category; in a folder only the validation files are read."""
         for category, file in _find_files(path).items():
             with format_errors(file), open_text(file) as lines:
                 for text in filter(None, map(one_line, lines)):
@@ -44,7 +44,7 @@ class T2ICompBench:
 
 
 def _find_files(path: Path) -> dict[str, Path]:
-    """Return the files at `path` by their categories."""
+    """Return the files at `path` by category."""
     if path.is_dir():
         named = {category: path / f"{category}_val.txt" for category in CATEGORIES}
     else:
@@ -69,7 +69,7 @@ def ask_phrases(
 
 @cache
 def _load_parser() -> Any:
-    """Return the parser of noun phrases; None if the extra isn't installed."""
+    """Return the parser for noun phrases; None if the extra isn't installed."""
     try:
         return SpacyParser()
     except RecipeError:

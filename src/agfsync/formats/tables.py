@@ -1,4 +1,4 @@
-"""Plain files of prompts: text, JSON lines, a JSON list, CSV, Parquet; but for text with categories and questions."""
+"""Plain files of prompts: text, JSON lines, JSON, CSV, Parquet; all except text may have categories and questions."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -36,13 +36,13 @@ class TextLines:
         return path.is_file() and path.suffix.lower() == ".txt"
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt]:
-        """Yield a prompt for each line that isn't empty."""
+        """Yield a prompt for each non-empty line."""
         with format_errors(path), open_text(path) as file:
             yield from (Prompt(prompt) for line in file if (prompt := one_line(line)))
 
 
 class JsonLines:
-    """A file of JSON lines, objects or texts, or a folder with one for each split."""
+    """A file of JSON lines (objects or texts), or a folder with one for each split."""
 
     title = "JSON lines"
 
@@ -52,7 +52,7 @@ class JsonLines:
             return is_split_folder(path, _LINES_ENDINGS, _has_prompt_lines)
         if not path.is_file() or path.suffix.lower() not in (*_LINES_ENDINGS, ".json"):
             return False
-        # A single object under .json is no table, whatever its names.
+        # A single object in a .json file isn't a table, whatever its names.
         return _has_prompt_lines(path) and (path.suffix.lower() != ".json" or _has_two_lines(path))
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
@@ -61,13 +61,13 @@ class JsonLines:
 
 
 class JsonList:
-    """A JSON file that holds a list of objects or texts."""
+    """A JSON file with a list of objects or texts."""
 
     title = "a JSON list of prompts"
 
     def recognises(self, path: Path) -> bool:
-        """Return True for a JSON list whose items are texts or have a prompt."""
-        # Some programs write a list under the ending of JSON lines.
+        """Return True for a JSON list of texts, or of objects with a prompt."""
+        # Some programs write a list to a file with the ending of JSON lines.
         if not path.is_file() or path.suffix.lower() not in (".json", *_LINES_ENDINGS):
             return False
         return find_column(peek_row(read_json_list(path, PROMPT_COLUMNS[0]))) is not None
@@ -123,7 +123,7 @@ def _has_two_lines(path: Path) -> bool:
     try:
         first = list(islice(read_json_lines(path), 2))
     except FormatError:
-        return False  # A file that no format recognises is explained as a whole.
+        return False  # `near_misses` explains a file that no format recognises.
     return len(first) == 2 and all(isinstance(row, Row) for row in first)
 
 

@@ -1,4 +1,4 @@
-"""TIFA v1.0: its captions (text_inputs), its questions (question_answers), or a folder with both."""
+"""TIFA v1.0: the file of captions (text_inputs), that of questions (question_answers), or a folder with both."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class Tifa:
         return path.suffix.lower() == ".json" and peek_row(read_json_list(path)).keys() >= {"id", "caption"}
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
-        """Yield the captions; the category is the data set that TIFA has one from, such as coco or drawbench."""
+        """Yield the captions; the category is the data set of a caption's origin, such as coco or drawbench."""
         take_split(path, [("", path)], split)
         files = [_find_one(path, _INPUTS), _find_one(path, _ANSWERS)] if path.is_dir() else [path]
         captions: dict[str, str] = {}
@@ -47,6 +47,6 @@ class Tifa:
 
 
 def _find_one(folder: Path, pattern: str) -> Path | None:
-    """Return the one file in `folder` that matches `pattern`; None if none does, or several do."""
+    """Return the only file in `folder` that matches `pattern`; None if there is none, or several."""
     found = [file for file in folder.glob(pattern) if not is_hidden(file.name)]
     return found[0] if len(found) == 1 else None

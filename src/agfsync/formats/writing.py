@@ -1,6 +1,6 @@
-"""Write pairs as Parquet files, with the scorers that chose them in their metadata. No format of its own.
+"""Writes pairs as Parquet files, with the scorers that chose them in the metadata. It isn't a format.
 
-Readers that don't know the metadata see the same columns and rows.
+Readers that don't know the metadata see ordinary columns and rows.
 """
 
 import json
@@ -18,12 +18,12 @@ from agfsync.formats.columns import table_files
 from agfsync.records import add_huggingface_metadata
 
 _SHARD_BYTES = 500_000_000
-"""Approximate bytes of images in a file, as in Hugging Face datasets."""
+"""Approximate number of bytes of images per file, as in Hugging Face datasets."""
 _GROUP_BYTES, _GROUP_ROWS = 16_000_000, 1000
-"""Limits of a row group, which is in memory."""
+"""Limits of a row group, which is held in memory."""
 _SELECTORS_KEY = "agfsync.selected_by"
 _IMAGE_COLUMNS = {"chosen", "jpg_0"}
-"""Columns one of which is in every file of pairs that agfsync writes."""
+"""Every file of pairs that agfsync writes has one of these columns."""
 
 
 class ParquetShards:
@@ -41,12 +41,12 @@ class ParquetShards:
 
     def __exit__(self, failure: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
         if failure is None and (self._waiting or not self._files):
-            # A table without rows still has columns.
+            # Even without rows a file is written, so that the table has columns.
             self._write_group()
         self._close_file()
 
     def add(self, row: Mapping[str, Any], image_bytes: int = 0) -> None:
-        """Append a row, whose images have `image_bytes` together."""
+        """Append a row; `image_bytes` is the total size of its images."""
         self._waiting.append(row)
         self._waiting_bytes += image_bytes
         if self._waiting_bytes >= _GROUP_BYTES or len(self._waiting) >= _GROUP_ROWS:
@@ -75,10 +75,10 @@ def write_pairs(
     schema: pa.Schema,
     make_row: Callable[[WrittenPair, int], Mapping[str, Any]],
 ) -> dict[str, int]:
-    """Write every pair that isn't a tie as a row, made of the pair and its number.
+    """Write every pair except ties as a row, which `make_row` returns for the pair and its number.
 
     Returns:
-        How many `pairs` were written, and how many `ties` were dropped.
+        The number of written `pairs`, and of dropped `ties`.
     """
     counts = {"pairs": 0, "ties": 0}
     with ParquetShards(folder, schema) as shards:
@@ -90,7 +90,7 @@ def write_pairs(
 
 
 def name_selectors(schema: pa.Schema, selectors: Sequence[Selector] | None) -> pa.Schema:
-    """Return `schema` with metadata that names `selectors`; unchanged if they aren't known."""
+    """Return `schema` with `selectors` in its metadata; unchanged if they are None."""
     if selectors is None:
         return schema
     text = json.dumps([asdict(each) for each in selectors])
@@ -98,9 +98,9 @@ def name_selectors(schema: pa.Schema, selectors: Sequence[Selector] | None) -> p
 
 
 def read_selectors(path: Path) -> list[Selector] | None:
-    """Return all scorers that the Parquet files of pairs at `path`, a file or folder, name.
+    """Return all scorers that the Parquet files of pairs at `path`, a file or folder, name in their metadata.
 
-    None unless every file names its scorers: otherwise it isn't known what chose the pairs.
+    Return None unless every file names its scorers: otherwise it is unknown what chose the pairs.
     """
     found: dict[tuple[str, str], Selector] = {}
     known = False
@@ -112,7 +112,7 @@ def read_selectors(path: Path) -> list[Selector] | None:
             entries = json.loads((schema.metadata or {})[_SELECTORS_KEY.encode()])
             selectors = [Selector(**entry) for entry in (entries if isinstance(entries, list) else [entries])]
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
-            return None  # No judge then counts as independent of the pairs.
+            return None  # Then no judge counts as independent of the pairs.
         known = True
         found |= {(each.name, each.identity): each for each in selectors}
     return list(found.values()) if known else None

@@ -9,9 +9,9 @@ from agfsync.records import AnswerWord
 
 @dataclass(frozen=True, slots=True)
 class QuestionDraft:
-    """A question as its writer gave it, unchecked. `valid` is the writer's own flag (1 = valid).
+    """An unchecked question of a writer. `valid` is the writer's own flag.
 
-    `expected` is the answer with which the question is kept: "no" for a foil, which asks for something that the
+    `expected` is the answer that the question needs to be kept: "no" for a foil, which asks for something that the
     caption rules out.
     """
 
@@ -25,7 +25,7 @@ class QuestionDraft:
 
 @dataclass(frozen=True, slots=True)
 class PolishedPrompt:
-    """A prompt as a polisher has rewritten it, unchecked, and in a few words what it changed; empty if nothing."""
+    """An unchecked prompt of a polisher, with a short description of the changes; empty if there are none."""
 
     text: str
     changed: str = ""
@@ -33,7 +33,7 @@ class PolishedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class UnpolishedPrompt:
-    """The reason why a prompt can't be used, and the polisher's own words on it."""
+    """The reason why a prompt can't be used, and the polisher's own explanation."""
 
     reason: str
     said: str = ""
@@ -42,13 +42,13 @@ class UnpolishedPrompt:
 class Writer(Protocol):
     """The common part of all writers.
 
-    A class with `needs_model = True` is made with an `Endpoint` and a `Meter`, any other one without arguments.
+    A class with `needs_model = True` is constructed with an `Endpoint` and a `Meter`, any other without arguments.
     """
 
     identity: str
-    """Digest or name of everything that shapes this writer's texts; part of the keys."""
+    """Digest or name of everything that affects this writer's texts; part of the keys."""
     concurrency: int
-    """Number of simultaneous calls, each from a thread of its own."""
+    """Number of simultaneous calls, each in its own thread."""
 
 
 class CaptionWriter(Writer, Protocol):
@@ -56,14 +56,14 @@ class CaptionWriter(Writer, Protocol):
 
     @property
     def categories(self) -> Sequence[str]:
-        """Categories that it can write, in order."""
+        """The supported categories, in order."""
         ...
 
     def captions(self, category: str, count: int, avoid: Collection[str], seed: int) -> Sequence[str]:
-        """Return about `count` captions of `category` that aren't in `avoid`; fewer if it has no more.
+        """Return about `count` captions of `category` that aren't in `avoid`; fewer if there are no more.
 
         Args:
-            avoid: captions of the category that exist already, in the order of writing.
+            avoid: existing captions of the category, in the order of writing.
 
         Raises:
             NoReplyError: a language model gave no reply that can be read.
@@ -103,7 +103,7 @@ class Polisher(Writer, Protocol):
     """A rewriter of prompts."""
 
     at_once: int
-    """Number of prompts that it takes in a call."""
+    """Number of prompts per call."""
 
     def polish(self, prompts: Sequence[str], seed: int) -> Sequence[PolishedPrompt | UnpolishedPrompt]:
         """Return the result for each of `prompts`, in order.

@@ -1,4 +1,4 @@
-"""Captions by a language model, in the paper's twelve categories and by its demands on a caption."""
+"""Captions by a language model, in the paper's twelve categories and by its requirements for captions."""
 
 import random
 from collections.abc import Collection, Mapping, Sequence
@@ -16,16 +16,16 @@ from agfsync.chat.threads import map_in_threads
 from agfsync.errors import AgfsyncError, BudgetError, NoReplyError
 
 CAPTIONS_VERSION = 2
-"""Raise it with a change of the instructions or of the exemplars, so that captions are written again."""
+"""Increase it when the instructions or the exemplars change, so that captions are written again."""
 CAPTIONS_PER_REQUEST = 10
-"""Captions in a request: more are cut off or become alike."""
+"""Captions per request: with more, the reply is cut off or the captions become similar."""
 FEWEST_CAPTIONS = 5
-"""Captions requested where fewer are wanted: some exist already, and the rest is left out."""
+"""Captions requested if fewer are needed: some will repeat existing ones, and the surplus is dropped."""
 CAPTIONS_SHOWN = 12
-"""Captions of the category, those written last, shown to the model so that it doesn't repeat them."""
+"""Number of the category's latest captions that the model is shown, so that it doesn't repeat them."""
 
 CAPTION_LENGTHS = ("short, 12 to 20 words", "of middling length, 21 to 30 words", "long, 31 to 45 words")
-"""26 words on average, as the paper's captions have."""
+"""26 words on average, as in the paper's captions."""
 
 CAPTION_INSTRUCTIONS = """\
 You write captions for pictures that a text-to-image model will draw.
@@ -61,7 +61,7 @@ CAPTION_CATEGORIES: Mapping[str, Category] = {
 
 
 def _replace_other_items(given: Any) -> Any:
-    """Replace items of a list that are no texts by empty ones, which are dropped and counted, to keep the others."""
+    """Replace a list's items that aren't texts by empty texts, which are dropped and counted, and keep the others."""
     return [item if isinstance(item, str) else "" for item in given] if isinstance(given, list) else given
 
 
@@ -85,7 +85,7 @@ class LanguageModelCaptions:
         self.identity = f"captions/{CAPTIONS_VERSION} {endpoint.model} {endpoint.temperature:g}"
 
     def captions(self, category: str, count: int, avoid: Collection[str], seed: int) -> list[str]:
-        """Return about `count` captions, ten from each request; those of some are kept if other requests fail.
+        """Return about `count` captions, ten from each request; if some requests fail, the others' captions are kept.
 
         Raises:
             NoReplyError: every request failed.
@@ -122,7 +122,7 @@ class LanguageModelCaptions:
 
 
 def _share_lengths(count: int, rng: random.Random) -> str:
-    """Return the number of captions of each length: equal shares, and the rest drawn by lot."""
+    """Describe how many captions have each length: equal shares, with the remainder assigned at random."""
     bands = rng.sample(range(len(CAPTION_LENGTHS)), len(CAPTION_LENGTHS))
     shares = {
         band: count // len(CAPTION_LENGTHS) + (place < count % len(CAPTION_LENGTHS)) for place, band in enumerate(bands)

@@ -1,4 +1,4 @@
-"""Recognise captions and questions that nearly repeat others."""
+"""Detects near-duplicates among captions and among questions."""
 
 import re
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from datasketch import MinHash, MinHashLSH
 
 _SHINGLE = 5
-"""Characters of an n-gram: another ending or preposition changes few of them."""
+"""Length of an n-gram in characters: another ending or preposition changes few n-grams."""
 _PERMUTATIONS = 128
-"""An estimate's standard error is at most 0.045."""
+"""Size of a MinHash: the standard error of its estimate is at most 0.045."""
 
 _EMPTY_WORDS = frozenset(
     normalise_text(
@@ -24,22 +24,22 @@ _EMPTY_WORDS = frozenset(
         " those visible was were which you"
     ).split()
 )
-"""Words that put a question, and don't tell what is asked."""
+"""Words that phrase a question, and don't affect what it asks."""
 _EMPTY_PHRASE = re.compile(
     r"\b(?:in|within|by) (?:the|this) (?:image|photo|photograph|picture|scene|caption|description|text)\b"
 )
 _REVERSING_WORDS = frozenset({"no", "not", "without", "never", "only"})
-"""Words that change the question, however alike the rest is."""
+"""Words that change the meaning of a question, however similar the other words are."""
 _FREE_ORDER = 2
-"""Number of telling words up to which their order doesn't matter: a red fox, the fox is red."""
+"""Largest number of telling words in any order: "a red fox" and "the fox is red" are the same."""
 
 
 class KeptCaptions:
-    """Captions, by MinHash of their character n-grams.
+    """An index of captions, by MinHash of their character n-grams.
 
     Args:
-        similarity: Jaccard index of the sets of n-grams (0 to 1) from which on two captions are near. At 1 only equal
-            ones are, which the caller finds by itself.
+        similarity: smallest Jaccard index of the sets of n-grams, in 0..1, of near captions. With 1 only equal captions
+            would be near, and those the caller detects itself.
     """
 
     def __init__(self, similarity: float) -> None:
@@ -48,11 +48,11 @@ class KeptCaptions:
         self._index: MinHashLSH | None = _make_index(similarity) if similarity < 1 else None
 
     def is_near(self, text: str) -> bool:
-        """Return True if `text` is near to a caption that was added."""
+        """Return True if `text` is near to an added caption."""
         if self._index is None:
             return False
         sketch = _sketch(text)
-        # The index finds probable ones, and the sketches decide.
+        # The index finds candidates, and the sketches decide.
         return any(self._sketches[key].jaccard(sketch) >= self._similarity for key in self._index.query(sketch))
 
     def add(self, text: str) -> None:
@@ -71,7 +71,7 @@ def _make_index(similarity: float) -> "MinHashLSH":
 
 @cache
 def _choose_bands(similarity: float) -> tuple[int, int]:
-    """Return the bands and rows of an index; searching for the best ones takes longer than all the rest."""
+    """Return the optimal bands and rows of an index; cached, since the search takes longer than everything else."""
     from datasketch import MinHashLSH
 
     index = MinHashLSH(threshold=similarity, num_perm=_PERMUTATIONS)
@@ -90,21 +90,22 @@ def _sketch(text: str) -> "MinHash":
 
 @dataclass(frozen=True, slots=True)
 class _Meaning:
-    """The telling words of a question, in order, and those of its element."""
+    """The telling words of a question, in order, and those of its element, as a set."""
 
     words: tuple[str, ...]
     element: frozenset[str]
 
 
 class KeptQuestions:
-    """Questions on one caption, by their telling words.
+    """The questions on one caption, by their telling words.
 
-    The authors' code drops questions whose embeddings have a cosine of 0.8 or more; but to an embedding "red" and
-    "blue" are nearly the same. Words are compared exactly: for the few questions of a caption MinHash saves nothing.
+    The authors' code drops questions with a cosine similarity of embeddings of 0.8 or more; but the embeddings of "red"
+    and "blue" are nearly the same. Words are compared exactly: for the few questions of a caption MinHash saves no
+    time.
 
     Args:
-        similarity: Jaccard index of the sets of telling words (0 to 1) from which on two questions are near. At 1 none
-            are.
+        similarity: smallest Jaccard index of the sets of telling words, in 0..1, of near questions. With 1 no questions
+            are near.
     """
 
     def __init__(self, similarity: float) -> None:
@@ -112,10 +113,9 @@ class KeptQuestions:
         self._kept: dict[tuple[str, str], list[_Meaning]] = {}
 
     def is_near(self, draft: QuestionDraft) -> bool:
-        """Return True if a question of the same element type and answer was added that asks nearly the same.
+        """Return True if an added question of the same element type and answer asks nearly the same.
 
-        Two questions that each have a word that the other lacks are never near: "Is the ball red?", "Is the ball
-        blue?".
+        Two questions are never near if each has a word that the other lacks: "Is the ball red?", "Is the ball blue?".
         """
         if self._similarity == 1:
             return False
@@ -137,7 +137,7 @@ class KeptQuestions:
 
 
 def telling_words(text: str) -> tuple[str, ...]:
-    """Return the words of a question that tell what is asked, in order, in the singular.
+    """Return the words of a question that determine what it asks, in order, in the singular.
 
     >>> telling_words("Does the picture show two foxes?")
     ('two', 'fox')
@@ -148,7 +148,7 @@ def telling_words(text: str) -> tuple[str, ...]:
 
 
 def _is_in_order(short: tuple[str, ...], long: tuple[str, ...]) -> bool:
-    """Return True if `short` is `long` with words left out, or if there are too few words to be sure."""
+    """Return True if `short` is a subsequence of `long`, or if `long` has at most `_FREE_ORDER` words."""
     rest = iter(long)
     return len(long) <= _FREE_ORDER or all(word in rest for word in short)
 

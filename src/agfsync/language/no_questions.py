@@ -1,4 +1,4 @@
-"""The writer of no questions, for recipes whose scorers ask none."""
+"""A question writer that writes none, for recipes with scorers that don't ask questions."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ from agfsync.language import QuestionDraft
 
 
 class NoQuestions:
-    """Writes no question on any caption; where a caption's file has questions, those are still taken."""
+    """Writes no questions. Questions in a caption's file are still used."""
 
     identity = "none"
     concurrency = 1
 
     def questions(self, caption: str, seed: int) -> Sequence[QuestionDraft]:
-        """Return none."""
+        """Return no questions."""
         return ()

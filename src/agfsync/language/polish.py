@@ -13,9 +13,9 @@ from agfsync.language import PolishedPrompt, UnpolishedPrompt
 from agfsync.language.questions import CLOSED, ReplyText, fill_items
 
 POLISH_VERSION = 1
-"""Raise it with a change of the instructions, so that prompts are polished again."""
+"""Increase it when the instructions change, so that prompts are polished again."""
 PROMPTS_PER_REQUEST = 5
-"""Prompts in a request: the instructions are paid for once, and more are mixed up."""
+"""Prompts per request: they share the cost of the instructions, but the model mixes up more than a few."""
 
 POLISH_INSTRUCTIONS = """\
 You revise prompts that people wrote for a text-to-image model, so that they can serve as a test of such models.
@@ -40,7 +40,7 @@ Reply with a JSON object {"prompts": [{"number": 1, "changed": "...", "usable": 
 each prompt, and nothing else."""
 
 UNUSABLE = "refused by the language model that polishes"
-"""The reason of a prompt that the model calls unusable; its own words stand beside it."""
+"""The reason for a prompt that the model calls unusable; its explanation is stored next to the reason."""
 
 
 class PolishDraft(BaseModel):
@@ -76,8 +76,8 @@ class LanguageModelPolisher:
     def polish(self, prompts: Sequence[str], seed: int) -> list[PolishedPrompt | UnpolishedPrompt]:
         """Return the result for each of `prompts`, in order.
 
-        Those that a reply to several leaves out are asked for again, each alone: one prompt that a server refuses costs
-        the others nothing.
+        Prompts that a reply leaves out are sent again, each alone, so that a prompt that the server refuses doesn't
+        affect the others.
 
         Raises:
             BudgetError: a cap is reached.
@@ -97,7 +97,7 @@ class LanguageModelPolisher:
             return UnpolishedPrompt(str(failure))
 
     def _request(self, prompts: Sequence[str], seed: int) -> dict[int, PolishedPrompt | UnpolishedPrompt]:
-        """Return the results by the numbers of the prompts, counted from 1; of a repeated number the first."""
+        """Return the results by the prompts' numbers, from 1; if a number is repeated, its first result counts."""
         numbered = [{"number": number, "prompt": text} for number, text in enumerate(prompts, start=1)]
         reply = self._client.ask(POLISH_INSTRUCTIONS, {"prompts": numbered}, PolishReply, seed)
         given = {each.number.strip(): each for each in reversed(reply.prompts)}

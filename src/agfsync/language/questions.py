@@ -1,4 +1,4 @@
-"""Questions by a language model, which breaks captions into atomic yes/no questions and verifies them."""
+"""Questions by a language model, which splits captions into atomic yes/no questions and verifies them."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, get_args
@@ -12,7 +12,7 @@ from agfsync.language import QuestionDraft
 from agfsync.records import ElementType
 
 QUESTIONS_VERSION = 1
-"""Raise it with a change of the instructions, so that questions are written again."""
+"""Increase it when the instructions change, so that questions are written again."""
 QUESTIONS_PER_ROUND = 15
 """Questions requested in a round (the paper's number)."""
 _TYPES = get_args(ElementType)
@@ -46,7 +46,7 @@ else."""
 
 
 def _to_text(given: Any) -> Any:
-    """Return a number or truth value as text, and anything else as an empty one, which is dropped and counted."""
+    """Convert a number or boolean to text, and anything else to an empty text, which is dropped and counted."""
     return given if isinstance(given, str) else str(given) if isinstance(given, int | float) else ""
 
 
@@ -77,7 +77,7 @@ class CaptionVerdict(BaseModel):
 
 
 def fill_items(kind: type[BaseModel]) -> BeforeValidator:
-    """Return a validator that fills missing fields of a list's items with empty texts, for the checks to count."""
+    """Return a validator that fills missing fields of a list's items with empty texts, which the checks count."""
     empty = dict.fromkeys(kind.model_fields, "")
 
     def fill(given: Any) -> Any:
@@ -103,7 +103,7 @@ class Verdicts(BaseModel):
 
 
 class LanguageModelQuestions:
-    """A language model that breaks captions into questions."""
+    """A language model that splits captions into questions."""
 
     needs_model = True
 
@@ -123,7 +123,7 @@ class LanguageModelQuestions:
         return [_to_draft(given) for given in reply.questions]
 
     def verify(self, caption: str, questions: Sequence[str], seed: int) -> list[bool]:
-        """Return, for each of `questions`, True if the model, shown the caption alone, answers it with yes.
+        """Return True for each of `questions` that the model answers with yes from the caption alone.
 
         Raises:
             NoReplyError: no reply can be read.

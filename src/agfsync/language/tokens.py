@@ -1,6 +1,6 @@
-"""The requests, tokens and money that captions, their polishing and questions take, estimated from the very prompts.
+"""Estimates the requests, tokens and cost of captions, polishing and questions, from the actual prompts.
 
-A token is taken for four characters. Where a length or a number depends on what the model writes, it is the paper's.
+A token counts as four characters. Lengths and numbers that depend on the model's replies are taken from the paper.
 """
 
 import json
@@ -12,13 +12,13 @@ from agfsync.language import captions, polish, questions
 from agfsync.language.captions import CAPTION_CATEGORIES
 
 CHARACTERS = 4.0
-"""a token"""
+"""characters per token"""
 CAPTION = 6.0 * 26
-"""characters: the paper's captions have 26 words"""
+"""characters of a caption: the paper's have 26 words"""
 QUESTIONS_KEPT = 9.0
-"""of a caption: the paper's 414 172 questions on 45 834 captions"""
+"""questions kept per caption: the paper has 414 172 questions on 45 834 captions"""
 TOKENS_A_SECOND = 50.0
-"""of a reply, once it has begun"""
+"""speed of a reply, once it has begun"""
 WAIT = 1.0
 """seconds until a reply begins"""
 
@@ -35,16 +35,16 @@ class TokenEstimate:
         return TokenEstimate(self.requests + other.requests, self.input + other.input, self.output + other.output)
 
     def estimate_cost(self, input_price: float, output_price: float) -> float:
-        """Return the cost by prices of a million tokens; NaN where there are none."""
+        """Return the cost for prices per million tokens; NaN if it is 0, as for a model without prices."""
         return (self.input * input_price + self.output * output_price) / 1e6 or nan
 
     def estimate_seconds(self, concurrency: int) -> float:
-        """Return the time with that many requests at once."""
+        """Return the time in seconds with `concurrency` requests at once."""
         return (self.requests * WAIT + self.output / TOKENS_A_SECOND) / concurrency
 
 
 def estimate_caption_tokens(written: int) -> TokenEstimate:
-    """Estimate captions in the twelve categories, ten a request; captions that are repeated are not counted."""
+    """Estimate the writing of captions in twelve categories, ten per request; repeated captions aren't counted."""
     each = written / len(CAPTION_CATEGORIES)
     requests = len(CAPTION_CATEGORIES) * max(1.0, -(-each // captions.CAPTIONS_PER_REQUEST))
     count = max(captions.FEWEST_CAPTIONS, min(captions.CAPTIONS_PER_REQUEST, each))
@@ -60,7 +60,7 @@ def estimate_caption_tokens(written: int) -> TokenEstimate:
 
 
 def estimate_question_tokens(asked: int, rounds: int, verify: bool) -> TokenEstimate:
-    """Estimate rounds of at least fifteen questions a caption, and their verification."""
+    """Estimate rounds of at least fifteen questions per caption, and their verification."""
     sample = questions.Draft(
         question_id="10",
         question="Is there a small wooden boat on the lake?",
@@ -78,7 +78,7 @@ def estimate_question_tokens(asked: int, rounds: int, verify: bool) -> TokenEsti
 
 
 def estimate_polish_tokens(prompts: int) -> TokenEstimate:
-    """Estimate the polishing of prompts as long as the paper's captions, five a request."""
+    """Estimate the polishing of prompts as long as the paper's captions, five per request."""
     each = min(polish.PROMPTS_PER_REQUEST, prompts)
     requests = float(-(-prompts // polish.PROMPTS_PER_REQUEST))
     sent = len(polish.POLISH_INSTRUCTIONS) + _count_schema(polish.PolishReply) + each * (CAPTION + 30) + 15
@@ -88,5 +88,5 @@ def estimate_polish_tokens(prompts: int) -> TokenEstimate:
 
 
 def _count_schema(shape: Any) -> int:
-    """Return the characters of a reply's schema, which servers put among the messages."""
+    """Return the number of characters of a reply's schema, which servers add to the messages."""
     return len(json.dumps(shape.model_json_schema()))

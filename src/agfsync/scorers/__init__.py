@@ -1,4 +1,4 @@
-"""Scorers: (prompt, questions, image) -> a number in 0..100, one file a scorer."""
+"""Scorers: (prompt, questions, image) -> a number in 0..100. Each scorer has its own file."""
 
 import math
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A value in 0..100, with its answers if the scorer asks questions."""
+    """A value in 0..100, with the answers to the questions if the scorer asks any."""
 
     value: float
     answers: tuple[Answer, ...] = ()
@@ -35,18 +35,18 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Unscored:
-    """The absence of a value, with its reason."""
+    """The reason why an item has no value."""
 
     reason: str
 
     @property
     def value(self) -> None:
-        """None, as there is no value."""
+        """Always None."""
         return None
 
 
 class CapReached(BudgetError):
-    """A scorer has reached its spending cap; `results` are those of the items before that, in order."""
+    """A scorer has reached its spending cap; `results` are those of the items scored before, in order."""
 
     def __init__(self, message: str, results: Sequence[Any]) -> None:
         super().__init__(message)
@@ -56,12 +56,12 @@ class CapReached(BudgetError):
 class Scorer(Protocol):
     """A scorer of images. An item that can't be scored is `Unscored`, never 0.
 
-    A scorer behind a server takes a `Meter` as `meter`, which counts its cost.
+    A scorer behind a server accepts a `Meter` as `meter`, which counts its cost.
     """
 
     asks_questions: bool
-    """True if the value depends on the items' questions. One that takes answers other than yes and no also has
-    `takes_any_answer`, True."""
+    """True if the value depends on the items' questions. A scorer that supports answers other than yes and no also has
+    `takes_any_answer = True`."""
 
     def score(self, items: Sequence[Item]) -> Sequence[Measurement | Unscored]:
         """Return one result for each item, in order.
@@ -74,48 +74,48 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class DifferentiableScorer(Scorer, Protocol):
-    """A scorer whose values have a gradient with respect to the image, for methods that follow it."""
+    """A scorer that is differentiable with respect to the image, for methods that use the gradient."""
 
     def rewards(self, pixels_BCHW: "Tensor", prompts: Sequence[str]) -> "Tensor":
-        """Return the values of images with their prompts, float32 (B,), with the gradient of the pixels.
+        """Return the values of images with their prompts, float32 (B,), differentiable with respect to the pixels.
 
-        They are on the scale of `score` and differ from it by less than 0.5 for the same image, since a processor
-        of images rounds what it resizes and this doesn't. Where `score` cuts to 0..100 they go on, so that the gradient
-        doesn't vanish. The weights and the prompts get no gradient.
+        The values are on the scale of `score` and differ from it by less than 0.5 for the same image: an image
+        processor rounds the pixels that it resizes, this method doesn't. `score` clamps to 0..100, this method doesn't,
+        so that the gradient doesn't vanish. The weights and the prompts get no gradient.
 
         Args:
             pixels_BCHW: RGB, float32 in 0..1, (B, 3, H, W).
-            prompts: one an image.
+            prompts: one for each image.
 
         Raises:
-            ModelError: the scorer's model has no gradient that is known here.
+            ModelError: no gradient is implemented for the scorer's model.
         """
         ...
 
 
 @runtime_checkable
 class TruthTeller(Scorer, Protocol):
-    """A scorer whose answers are the truth, by which others can be judged. Nothing may be trained on it."""
+    """A scorer that gives the true answers, to evaluate other judges against. Nothing may be trained on it."""
 
     knows_truth: bool
 
     def oppose(self, question: str) -> str:
-        """Return a question whose true answer is no wherever that to `question` is yes, or mostly so; empty if none."""
+        """Return a question that is always or mostly false if `question` is true; empty if there is none."""
         ...
 
 
 class ImageEmbedder(Protocol):
-    """A scorer that also gives the embeddings of images alone."""
+    """A scorer that can also embed images without prompts."""
 
     def embed_images(self, images: Sequence[Image.Image]) -> "Tensor":
-        """Return the embeddings of RGB images, each of length 1, float32 on the CPU, (B, E)."""
+        """Return the unit-norm embeddings of RGB images, float32 (B, E) on the CPU."""
         ...
 
 
 def measure_answers(questions: Sequence[Question], found: Sequence[Answer | Unscored]) -> Measurement | Unscored:
-    """Return 100 x the share of `questions` with the caption's answer; the first reason why one has no answer, if any.
+    """Return 100 x the share of `questions` answered as the caption states.
 
-    `found` are the answers to the questions, in order.
+    `found` are the answers to the questions, in order. If a question has no answer, return the first `Unscored`.
     """
     if not questions:
         return Unscored("no questions")
@@ -132,5 +132,5 @@ def measure_reward(reward: float, truncated: bool = False) -> Measurement | Unsc
     """Return 100 x sigmoid of a standardised reward."""
     if not math.isfinite(reward):
         return Unscored("the model's reward is not a number")
-    # By the half argument: exp of a very bad reward would overflow.
+    # sigmoid(x) = (1 + tanh(x / 2)) / 2: exp of a very low reward would overflow.
     return Measurement(50 * (1 + math.tanh(reward / 2)), truncated=truncated)

@@ -1,4 +1,4 @@
-"""The aesthetic score (Eq. 4): a small network on a CLIP's image embedding; the prompt isn't used."""
+"""The aesthetic score (Eq. 4): a small network on CLIP's image embedding; the prompt isn't used."""
 
 import math
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from agfsync.scorers.heads import Head
 class Aesthetic:
     """The aesthetic scorer: 10 x the head's rating of the image's normalised embedding, clamped to 0..100 (Eq. 4).
 
-    `path` is the CLIP on which the head was trained, and `head` a safetensors file, a folder or a hub id: LAION's V1 or
-    V2, which both rate in 0..10, or one of this project's own.
+    `path` is the CLIP on which the head was trained. `head` is a safetensors file, a folder or a hub id: LAION's V1 or
+    V2, which both rate in 0..10, or a head of this project.
     """
 
     asks_questions = False
@@ -49,8 +49,8 @@ class Aesthetic:
         return [_measure_rating(rating) for rating in ratings]
 
     def rewards(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return 10 x the ratings, also outside of 0..10, with a gradient."""
-        # The head is on the CPU, as the embeddings of `score` are.
+        """Return 10 x the ratings, not clamped, with a gradient."""
+        # The head is on the CPU, like the embeddings in `score`.
         ratings_B: Tensor = self._head(self._backbone.embed_pixels(pixels_BCHW).cpu())
         return 10 * ratings_B.to(pixels_BCHW.device)
 

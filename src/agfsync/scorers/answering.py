@@ -1,11 +1,11 @@
-"""Answers of one word or a choice, by the probabilities of their tokens. Judges of questions answer through this.
+"""Answers of one word or of given choices, by the probabilities of their tokens, for models that answer questions.
 
-The probability of an answer is the sum over its spellings: in lower case and capitalised, with and without a space
-before it, and a number up to ten as word and as digits. That of a spelling of one token is read off the reply's first
-token. That of several tokens is the product of each token's, given those before it; such a spelling counts without a
-space before it only. Spellings of the same tokens count once.
+The probability of an answer is the sum over its spellings: in lower case and capitalised, with and without a leading
+space, and a number up to ten as word and as digits. The probability of a spelling of one token is that of the reply's
+first token. The probability of a spelling of several tokens is the product of the tokens' conditional probabilities;
+such a spelling counts only without a leading space. Spellings of the same tokens count once.
 
-Shapes: Q questions, K places, V the vocabulary.
+Shapes: Q questions, K positions of a reply, V the vocabulary.
 """
 
 import math
@@ -23,8 +23,8 @@ _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eigh
 
 AnswerTokens = tuple[int, ...]
 ReadReplies = Callable[[Sequence[tuple[int, AnswerTokens]]], Iterable[Tensor]]
-"""Function that returns, for each question's place and the tokens that its reply begins with, the logits (K, V) of the
-reply's first token and of those after each of its tokens."""
+"""Function that takes pairs of a question's index and the first tokens of its reply, and returns for each the logits
+(K, V) of the reply's first token and of the token after each given one."""
 
 
 class Speller:
@@ -35,7 +35,7 @@ class Speller:
         self._known: dict[str, list[AnswerTokens]] = {}
 
     def spell(self, answer: str) -> list[AnswerTokens]:
-        """Return the different spellings of `answer`; none if the vocabulary lacks it."""
+        """Return the distinct spellings of `answer`; none if the vocabulary lacks it."""
         if answer not in self._known:
             plain = dict.fromkeys(each for name in name_number(answer) for each in (name, name.capitalize()))
             alone, spaced = map(self._encode, plain), (self._encode(f" {each}") for each in plain)
@@ -54,7 +54,7 @@ class Speller:
 
 
 def name_number(answer: str) -> tuple[str, ...]:
-    """Return `answer`, and its other name if it is a number up to ten.
+    """Return `answer`, and its other spelling if it is a number up to ten.
 
     >>> name_number("three"), name_number("3"), name_number("red")
     (('three', '3'), ('3', 'three'), ('red',))
@@ -66,12 +66,12 @@ def name_number(answer: str) -> tuple[str, ...]:
 
 
 def fill_template(template: str, question: str) -> str:
-    """Return `template` with `question` in the place of {} or {question}; other braces are its own."""
+    """Replace {question} or else {} in `template` by `question`; other braces stay."""
     return template.replace("{question}" if "{question}" in template else "{}", question)
 
 
 def put_question(question: Question, choices_template: str, template: str) -> str:
-    """Return the text that puts `question` to a model: by `choices_template` if it has choices, else by `template`."""
+    """Return the text that asks a model `question`: `choices_template` if it has choices, else `template`, filled."""
     if not question.choices:
         return fill_template(template, question.text)
     return fill_template(choices_template, question.text).replace("{choices}", ", ".join(question.choices))
@@ -82,8 +82,9 @@ def answer_questions(
 ) -> list[Answer | Unscored]:
     """Return a model's answer to each question.
 
-    To a yes/no question it is yes if P(yes) is above one half. To a question with choices it is the likeliest one. To
-    another it is the expected answer if the greedy reply begins with that, else what the reply's first token says.
+    A yes/no question is answered yes if P(yes) is above one half, a question with choices by the likeliest choice. Any
+    other question is answered by the expected answer if the greedy reply begins with it, else by the text of the
+    reply's first token.
 
     Args:
         p_yes: P(yes) against no, for each question.
@@ -99,7 +100,7 @@ def answer_questions(
 
 @dataclass(slots=True)
 class _Option:
-    """A possible answer: the log-probabilities of its spellings; `greedy`: the model's greedy reply begins with it."""
+    """A possible answer: the log-probabilities of its spellings; `greedy` if the greedy reply begins with it."""
 
     logs: list[float] = field(default_factory=list)
     greedy: bool = False
@@ -112,7 +113,7 @@ class _Option:
 def _read_options(
     options: Sequence[Sequence[str]], first_QV: Tensor, speller: Speller, read: ReadReplies
 ) -> list[dict[str, _Option]]:
-    """Return each question's options by their texts."""
+    """Return for each question a mapping from an option's text to the option."""
     spelt = [(q, option, tokens) for q, of in enumerate(options) for option in of for tokens in speller.spell(option)]
     several = [(q, tokens) for q, _, tokens in spelt if len(tokens) > 1]
     replies = iter(read(several) if several else ())

@@ -1,4 +1,4 @@
-"""A CLIP or SigLIP that several scorers share: it is in memory once, and embeds each image of a batch once.
+"""A CLIP or SigLIP that several scorers share: it is loaded once, and embeds each image of a batch once.
 
 Shapes: B images, P prompts, E the embedding's width.
 """
@@ -21,14 +21,14 @@ from agfsync.scorers import Item, Measurement, Unscored, open_clip
 from agfsync.scorers.pixels import PixelProcessor
 
 FAMILIES: Mapping[str, Any] = {"clip": CLIPModel, "siglip": SiglipModel, "siglip2": Siglip2Model}
-"""Supported values of a configuration's model_type -> their classes."""
+"""Supported values of a configuration's model_type -> model classes."""
 
 
 class Backbone:
-    """The image tower and the text tower of a model. Embeddings have length 1 and are fp32; pixels' apart, on the CPU.
+    """The image tower and the text tower of a model. Embeddings have unit norm and are fp32.
 
-    `weights`, if given, is a safetensors file, or a folder or hub id of one. Its tensors replace the model's own; they
-    may have transformers' names or open_clip's.
+    They are on the CPU, except those of `embed_pixels`. `weights`, if given, is a safetensors file, or a folder or hub
+    id that has one. Its tensors replace the model's own; they may have transformers' names or open_clip's.
     """
 
     def __init__(
@@ -54,25 +54,25 @@ class Backbone:
         self._path = path
         self._pads_in_full = config.model_type != "clip"
         self.limit: int = config.text_config.max_position_embeddings
-        """The most tokens of a prompt that the model reads, with its start and end."""
+        """The most tokens of a prompt that the model reads, with start and end token."""
         self.width: int = _find_width(config)
         self._images: dict[int, tuple[Image.Image, Tensor]] = {}
         self._texts: dict[str, tuple[Tensor, bool]] = {}
 
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return the embeddings of the images, fp32 (B, E); those of the last call are kept for the next scorer."""
+        """Return the embeddings of the images, fp32 (B, E). The next scorer gets the last call's from a cache."""
         new = {id(image): image for image in images if id(image) not in self._images}
         if new:
             embedded = zip(new.values(), self._embed_images(list(new.values())), strict=True)
             self._images |= dict(zip(new, embedded, strict=True))
-        # An image is known by its id, which no other image can get while this one is kept with its embedding.
+        # The key is the image's id, which no other image can get while the cache holds this one.
         self._images = {id(image): self._images[id(image)] for image in images}
         return torch.stack([self._images[id(image)][1] for image in images])
 
     def embed_texts(self, prompts: Sequence[str]) -> tuple[Tensor, list[bool]]:
-        """Return the embeddings of the prompts, fp32 (P, E), and True for each that was cut, being longer than `limit`.
+        """Return the embeddings of the prompts, fp32 (P, E), and True for each that was truncated to `limit`.
 
-        The embeddings of the last call are kept, since the images of a prompt come together.
+        The last call's embeddings are cached, since the images of a prompt follow each other.
         """
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
         if new:
@@ -85,7 +85,7 @@ class Backbone:
         """Return the embeddings of RGB pixels in 0..1, fp32 (B, E) on the pixels' device, with a gradient.
 
         Raises:
-            ModelError: the image processor takes a step that isn't known as a function of tensors.
+            ModelError: the image processor has a step that isn't implemented on tensors.
         """
         inputs = self._pixel_processor(pixels_BCHW)
         inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
@@ -100,14 +100,14 @@ class Backbone:
     @torch.inference_mode()
     def _embed_images(self, images: list[Image.Image]) -> Tensor:
         inputs = self._processor([image.convert("RGB") for image in images], return_tensors="pt")
-        # SigLIP 2's inputs also have the pixels' mask and the images' proportions, of other dtypes.
+        # SigLIP 2's inputs also have the pixels' mask and the images' spatial shapes, of other dtypes.
         inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
         return _normalize(self._model.get_image_features(**inputs.to(self._model.device)).pooler_output)
 
     @torch.inference_mode()
     def _embed_texts(self, prompts: list[str]) -> tuple[Tensor, list[bool]]:
         lengths = [len(ids) for ids in self._tokenizer(prompts, verbose=False)["input_ids"]]
-        # SigLIP reads its embedding off the last place, which was padding when it was trained.
+        # SigLIP takes its embedding at the last position, which was padding in its training.
         padding = "max_length" if self._pads_in_full else True
         tokens = self._tokenizer(
             prompts, padding=padding, truncation=True, max_length=self.limit, return_tensors="pt"
@@ -118,16 +118,16 @@ class Backbone:
 
 
 _OPEN: WeakValueDictionary[tuple[str | None, ...], Backbone] = WeakValueDictionary()
-"""The backbones in use; one that no scorer holds any longer is released."""
+"""The backbones in use; one that no scorer references any more is freed."""
 
 
 def share_backbone(
     path: str, revision: str | None = None, dtype: str = "fp32", device: str = "auto", weights: str | None = None
 ) -> Backbone:
-    """Return the `Backbone` of these settings; it is loaded only if no other scorer has it.
+    """Return the `Backbone` of these settings; it is loaded only if no other scorer uses it.
 
     Raises:
-        ModelError: there is no such model, or it is not of `FAMILIES`.
+        ModelError: there is no such model, or `FAMILIES` lacks its type.
     """
     key = (path, revision, dtype, device, weights)
     found = _OPEN.get(key)
@@ -137,7 +137,7 @@ def share_backbone(
 
 
 def measure_likeness(of: Backbone, items: Sequence[Item]) -> list[Measurement | Unscored]:
-    """Return 100 x the cosine of each item's image and prompt embeddings (Eq. 3 with gamma = 100).
+    """Return 100 x the cosine similarity of each item's image and prompt embeddings (Eq. 3 with gamma = 100).
 
     A cosine below 0 counts as 0, as in CLIPScore, so that the value is in 0..100.
     """
@@ -150,17 +150,17 @@ def measure_likeness(of: Backbone, items: Sequence[Item]) -> list[Measurement | 
 
 
 def reward_likeness(of: Backbone, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Return 100 x the cosine of each image's and its prompt's embeddings, fp32 (B,), with the pixels' gradient.
+    """Return 100 x the cosine similarity of each image and its prompt, fp32 (B,), with the pixels' gradient.
 
-    It is `measure_likeness` without the cut at 0, where no gradient would be left.
+    Unlike `measure_likeness`, it doesn't clamp at 0, where the gradient would vanish.
     """
     texts_BE, _ = of.embed_texts(prompts)
-    # A clone of an inference tensor is an ordinary one, which a differentiated expression may contain.
+    # A clone of an inference tensor is an ordinary tensor, which autograd accepts.
     return 100 * (of.embed_pixels(pixels_BCHW) * texts_BE.clone().to(pixels_BCHW.device)).sum(1)
 
 
 def _find_width(config: Any) -> int:
-    """Return the width of the embeddings: of CLIP's projection, or of SigLIP's vision tower."""
+    """Return the width of the embeddings: that of CLIP's projection, or that of SigLIP's vision tower."""
     width: int = config.projection_dim if config.model_type == "clip" else config.vision_config.hidden_size
     return width
 

@@ -17,7 +17,7 @@ from agfsync.scorers.narrow import explain_refusal, is_narrow
 
 @dataclass(frozen=True, slots=True)
 class ImageToScore:
-    """A candidate's image, or the reason for none, with its prompt and questions. `key` is the key of its score."""
+    """A candidate's image with its prompt and questions, or the reason for no image. `key` is the key of its score."""
 
     key: str
     candidate_key: str
@@ -41,7 +41,7 @@ def score_key(source: str, asks_questions: bool, candidate_key: str, questions: 
 
 
 def decode_images(files: Sequence[bytes]) -> list[Image.Image | Unscored]:
-    """Return the RGB image in each file (PNG, WebP or JPEG), in order, or the reason for none."""
+    """Decode each file (PNG, WebP or JPEG) to an RGB image, in order; a broken file gives the reason instead."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(_decode_or_explain, files))
 
@@ -50,8 +50,8 @@ def score_images(scorer: Scorer, name: str, images: Sequence[ImageToScore]) -> I
     """Yield the score of each image, in order, under the scorer's `name`; one without an image is unscored.
 
     Raises:
-        ModelError: the scorer returned another number of results than it got images.
-        CapReached: the scorer has reached its spending cap; the scores before that are yielded first.
+        ModelError: the number of the scorer's results isn't that of the images.
+        CapReached: the scorer has reached its spending cap; the scores of the images before are yielded first.
     """
     whole = [Item(p.prompt, p.questions, p.image) for p in images if isinstance(p.image, Image.Image)]
     results, reached = _collect_results(scorer, whole)
@@ -70,10 +70,10 @@ def score_images(scorer: Scorer, name: str, images: Sequence[ImageToScore]) -> I
 def _collect_results(
     scorer: Scorer, items: Sequence[Item]
 ) -> tuple[Sequence[Measurement | Unscored], CapReached | None]:
-    """Return the scorer's results, and the exception that kept it from the rest, if any.
+    """Return the scorer's results, and the exception that stopped it before the last item, if any.
 
-    Where the scorer refuses the items by a ValueError, the narrow images among them are unscored, and the others are
-    scored without them.
+    If the scorer refuses the items with a ValueError, the narrow images among them are unscored, and the others are
+    scored again without them.
     """
     try:
         return (scorer.score(items) if items else ()), None
@@ -100,7 +100,7 @@ def _decode_or_explain(file: bytes) -> Image.Image | Unscored:
 
 
 def make_score(key: str, candidate: str, name: str, word: Measurement | Unscored) -> Score:
-    """Return a scorer's result as the score `key` of a candidate; a value off 0..100 is none."""
+    """Return a scorer's result as the score `key` of a candidate; a value outside 0..100 counts as unscored."""
     if isinstance(word, Unscored):
         return Score(key, candidate, name, None, word.reason)
     if not (math.isfinite(word.value) and 0 <= word.value <= 100):

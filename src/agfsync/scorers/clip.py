@@ -1,4 +1,4 @@
-"""The fit of image and prompt by a CLIP's or a SigLIP's embeddings (Eq. 3)."""
+"""The match of image and prompt by the embeddings of a CLIP or SigLIP (Eq. 3)."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from agfsync.scorers.backbone import measure_likeness, reward_likeness, share_ba
 
 
 class Clip:
-    """The CLIP scorer: 100 x the cosine of the embeddings of image and prompt, at least 0.
+    """The CLIP scorer: 100 x the cosine similarity of the embeddings of image and prompt, at least 0.
 
-    `path` is a folder or hub id of a CLIP, SigLIP or SigLIP 2; `weights`, a safetensors file or a folder or hub id of
-    one, replace its own. A SigLIP's cosines are much smaller than a CLIP's: its sigmoid adds a scale and a bias, which
-    don't change the order of the images of a prompt.
+    `path` is a folder or hub id of a CLIP, SigLIP or SigLIP 2. `weights` replace the model's own: a safetensors file,
+    or a folder or hub id that has one. SigLIP's cosines are much smaller than CLIP's: its sigmoid adds a scale and a
+    bias, which don't change the order of the images of a prompt.
     """
 
     asks_questions = False
@@ -35,9 +35,9 @@ class Clip:
         return measure_likeness(self._backbone, items)
 
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return the embeddings of RGB images, each of length 1, float32 on the CPU, (B, E)."""
+        """Return the unit-norm embeddings of RGB images, float32 (B, E) on the CPU."""
         return self._backbone.embed_images(images)
 
     def rewards(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return 100 x the cosines, also below 0, with a gradient."""
+        """Return 100 x the cosine similarities, not clamped, with a gradient."""
         return reward_likeness(self._backbone, pixels_BCHW, prompts)

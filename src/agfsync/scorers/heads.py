@@ -1,14 +1,14 @@
 """The small network on top of a scorer's embedding: LAION's predictors, ImageReward's, and this project's own.
 
-Layouts that are read, all of them safetensors, as a file, or as model.safetensors of a folder or hub id:
+The layouts below are supported, as a safetensors file, or as model.safetensors of a folder or hub id:
 
-    layers.N.weight, layers.N.bias        LAION V2, ImageReward (there as mlp.layers.N), and this project's own
+    layers.N.weight, layers.N.bias        LAION V2, ImageReward (as mlp.layers.N), and this project's own
     weight, bias                          LAION V1, a single linear layer
     predictor.weight, predictor.bias      LAION V1 as ported to transformers
 
 Other tensors, such as those of a CLIP in the same file, are ignored. LAION and ImageReward count dropouts and
-activations among their layers: with N = 0, 2, 4, 6, 7 there are no activations, with 0, 3, 6, 9, 11 there is a ReLU
-after each hidden layer. This project's own heads have it in `config.json`.
+activations as layers: with N = 0, 2, 4, 6, 7 there are no activations, with 0, 3, 6, 9, 11 there is a ReLU after each
+hidden layer. This project's own heads name the activation in `config.json`.
 
 Shapes: B embeddings, E their width.
 """
@@ -34,8 +34,8 @@ LINEAR = re.compile(r"^(?:predictor\.)?(weight|bias)$")
 class Head(nn.Module):
     """A multilayer perceptron from an embedding to one number.
 
-    The defaults are the layers of LAION's V2 on CLIP-L/14 and of ImageReward: `layers.N.weight`, in which the dropouts
-    are also numbered, without activations.
+    The defaults are the layers of LAION's V2 on CLIP-L/14 and of ImageReward: `layers.N.weight`, where N also counts
+    the dropouts, without activations.
 
     A head's folder has `config.json` (`embedding_dim`, `hidden`, `activation`) and `model.safetensors`.
     """
@@ -49,12 +49,12 @@ class Head(nn.Module):
         self.layers = nn.Sequential(*_make_layers(embedding_dim, list(hidden)))
         self._activate = nn.functional.relu if activation == "relu" else nn.Identity()
         self.dropped_widths = list(hidden[:-1])
-        """widths of the layers with a dropout after them"""
+        """widths of the layers that a dropout follows"""
 
     def forward(self, embeddings_BE: Tensor, kept_BK: Tensor | None = None) -> Tensor:
-        """Return the head's output for the embeddings, (B,); it is not clamped, so that training gets every error.
+        """Return the head's output for the embeddings, (B,). It isn't clamped, so that every error has a gradient.
 
-        `kept_BK` takes the place of the dropouts: factors of the outputs before each, one after the other.
+        `kept_BK` replaces the dropouts: the factors of the outputs of all layers in `dropped_widths`, concatenated.
         """
         *hidden, last = self.layers
         factors = iter(() if kept_BK is None else kept_BK.split(self.dropped_widths, dim=1))
@@ -74,7 +74,7 @@ class Head(nn.Module):
 
     @classmethod
     def load(cls, place: Path | str) -> Self:
-        """Load the head of a file, folder or hub id, in any of the layouts above, in fp32 and evaluation mode.
+        """Load the head from a file, folder or hub id, in any of the layouts above, in fp32 and evaluation mode.
 
         Raises:
             ModelError: there is none, or its tensors don't fit each other or the folder's `config.json`.
@@ -107,7 +107,7 @@ class Head(nn.Module):
 
 
 def _group_by_number(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """Return the weight and bias of the head's linear layers, first to last."""
+    """Return the weight and bias of each linear layer of the head by its number, in order."""
     found: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if layer := LAYER.match(name):
@@ -118,7 +118,7 @@ def _group_by_number(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tenso
 
 
 def _make_layers(embedding_dim: int, hidden: list[int]) -> list[nn.Module]:
-    """Return linear layers with a dropout after each hidden one but the last, as in LAION's predictor."""
+    """Return linear layers, with a dropout after each hidden layer except the last, as in LAION's predictor."""
     widths = [embedding_dim, *hidden]
     layers: list[nn.Module] = []
     for n, (width, next_width) in enumerate(zip(widths, hidden, strict=False), start=1):

@@ -1,10 +1,10 @@
-"""HPSv3: a Qwen2-VL that reads a rating's instructions, with a head on one token of them (Ma et al. 2025).
+"""HPSv3: a Qwen2-VL that reads instructions for a rating, with a head on one of their tokens (Ma et al. 2025).
 
-arXiv:2508.03789; weights MizzenAI/HPSv3, over the configuration, tokenizer and processor of Qwen/Qwen2-VL-7B-Instruct.
+arXiv:2508.03789; weights MizzenAI/HPSv3, with the configuration, tokenizer and processor of Qwen/Qwen2-VL-7B-Instruct.
 
-The published code (the package hpsv3 1.0.0, on transformers 4.45) calls the decoder without positions, which then are
-0, 1, 2 ... for image and text alike, not Qwen2-VL's rows and columns. It resizes an image to about 256 tokens. Both are
-so here. `hpsv3.txt` is its text for the model, under the MIT licence.
+The published code (the package hpsv3 1.0.0, on transformers 4.45) calls the decoder without positions, so that they are
+0, 1, 2 ... for both image and text, not Qwen2-VL's rows and columns. It resizes an image to about 256 tokens. This
+module does both. `hpsv3.txt` is the published text for the model, under the MIT licence.
 
 Shapes: B images, T tokens, D the decoder's width.
 """
@@ -28,23 +28,23 @@ from agfsync.scorers.pixels import RESAMPLING, resize_pixels
 from agfsync.scorers.vlm import write_prompt
 
 RATING_TEXT = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8")
-"""The published text, with {text_prompt} in the place of the prompt, and the token at which the head reads."""
+"""The published text, with the placeholder {text_prompt} for the prompt, and the token that the head reads."""
 REWARD_TOKEN = "<|Reward|>"
 IMAGE_TOKENS = 256
 REWARD_MIDDLE, REWARD_WIDTH = 5.0, 3.0
-"""The reward of which the value is 50, and the reward's step from there to 73: published averages of models on the
-authors' benchmark reach from -0.2 (Stable Diffusion 2) over 8.2 (XL) to 10.6."""
+"""The reward that gives the value 50, and the increase that gives 73. The published averages of models on the authors'
+benchmark range from -0.2 (Stable Diffusion 2) to 10.6; Stable Diffusion XL has 8.2."""
 _HEAD = re.compile(r"rm_head\.(\d+)\.(weight|bias)")
 
 
 class Hpsv3:
-    """The scorer: 100 x sigmoid((reward - 5) / 3), where the reward is the published score, the mean of the head's two.
+    """The scorer: 100 x sigmoid((reward - 5) / 3), where the reward is the published score: the head's first output.
 
-    So the order is that of the published score, 5 + 3 log(value / (100 - value)).
+    The order is that of the published score, which is 5 + 3 log(value / (100 - value)).
 
-    `path` is a folder or hub id of a Qwen2-VL: its configuration, tokenizer and processor are taken. `weights` is a
-    safetensors file with HPSv3's weights by their published names, or a folder or hub id of one; by default `path` has
-    them.
+    `path` is a folder or hub id of a Qwen2-VL that gives configuration, tokenizer and processor. `weights` is a
+    safetensors file with HPSv3's weights by their published names, or a folder or hub id that has one; by default they
+    are read from `path`.
     """
 
     asks_questions = False
@@ -79,7 +79,7 @@ class Hpsv3:
         return [measure_reward((mean - REWARD_MIDDLE) / REWARD_WIDTH) for mean, _ in self.rate(items)]
 
     def rewards(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return the values of `score` with a gradient: `standardise` gives (reward - 5) / 3, whose never fades."""
+        """Return the values of `score` with a gradient; `standardise` undoes the sigmoid, so that it doesn't vanish."""
         height, width = pixels_BCHW.shape[-2:]
         inputs = self._process([Image.new("RGB", (width, height))] * len(prompts), prompts)
         inputs["pixel_values"] = self._cut_patches(pixels_BCHW, inputs["image_grid_thw"][0])
@@ -88,7 +88,7 @@ class Hpsv3:
 
     @staticmethod
     def standardise(values_B: Tensor) -> Tensor:
-        """Return (reward - 5) / 3 of values on the scale of `score`."""
+        """Return (reward - 5) / 3 for values on the scale of `score`."""
         return torch.logit(values_B / 100, eps=1e-6)
 
     @torch.inference_mode()
@@ -100,7 +100,7 @@ class Hpsv3:
         return [(mean, log_deviation) for mean, log_deviation in self._read_head(inputs).tolist()]
 
     def _process(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
-        """Return the model's inputs of images with their prompts, shorter texts filled up at the end."""
+        """Return the model's inputs for images with their prompts, padded on the right."""
         texts = [RATING_TEXT.replace("{text_prompt}", prompt) for prompt in prompts]
         return self._processor(
             images=[[image] for image in images],
@@ -110,10 +110,10 @@ class Hpsv3:
         ).to(self._model.device, self._model.dtype)
 
     def _cut_patches(self, pixels_BCHW: Tensor, grid: Tensor) -> Tensor:
-        """Return what the image processor makes of images of one size, with a gradient; `grid` is time, rows, columns.
+        """Return the image processor's output for images of one size, with a gradient; `grid` is time, rows, columns.
 
-        A patch's numbers go by color, frame (an image is two equal ones), row and column; patches by square of
-        `merge_size`, whose features become one token.
+        The numbers of a patch are ordered by color, frame (an image counts as two equal frames), row and column. The
+        patches are ordered by squares of `merge_size` x `merge_size`, each of which becomes one token.
         """
         images = self._processor.image_processor
         side, merge, frames = images.patch_size, images.merge_size, images.temporal_patch_size
@@ -146,7 +146,7 @@ class Hpsv3:
         return output
 
     def _add_token(self) -> int:
-        """Set the processor up as the published code does; return the number of the reward token, which may be new."""
+        """Set up the processor as the published code does; return the id of the reward token, which may be new."""
         images, tokenizer = self._processor.image_processor, self._processor.tokenizer
         pixels = IMAGE_TOKENS * (images.patch_size * images.merge_size) ** 2
         images.size = {"shortest_edge": pixels, "longest_edge": pixels}
@@ -157,7 +157,7 @@ class Hpsv3:
 
 
 def _find_head(tensors: Mapping[str, Tensor], name: str) -> list[tuple[Tensor, Tensor]]:
-    """Return weight and bias of the head's linear layers in fp32, first to last; a ReLU is between any two."""
+    """Return weight and bias of the head's linear layers in fp32, in order; a ReLU is between any two."""
     found = sorted({int(match[1]) for key in tensors if (match := _HEAD.fullmatch(key))})
     try:
         head = [(tensors[f"rm_head.{n}.weight"].float(), tensors[f"rm_head.{n}.bias"].float()) for n in found]
@@ -169,7 +169,7 @@ def _find_head(tensors: Mapping[str, Tensor], name: str) -> list[tuple[Tensor, T
 
 
 def _rename(key: str) -> str:
-    """Return the name in `Qwen2VLModel` of a tensor that transformers 4 or 5 has named.
+    """Return the name in `Qwen2VLModel` for a tensor's name from transformers 4 or 5.
 
     >>> _rename("model.norm.weight"), _rename("model.visual.merger.ln_q.bias")
     ('language_model.norm.weight', 'visual.merger.ln_q.bias')

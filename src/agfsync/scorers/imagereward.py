@@ -1,6 +1,7 @@
-"""ImageReward: a BLIP with a head, trained on people's rankings (Xu et al., 2023, arXiv 2304.05977).
+"""ImageReward: a BLIP with a head, trained on human rankings (Xu et al., 2023, arXiv 2304.05977).
 
-The weights are published as a pickle, which isn't read here: take them as safetensors. `blip_head` has their names.
+The weights are published as a pickle, which isn't supported here: convert them to safetensors. `blip_head` lists their
+names.
 """
 
 from agfsync.errors import ModelError
@@ -11,15 +12,15 @@ MEAN, STD = IMAGEREWARD_SCALE
 
 
 class ImageReward(VpScore):
-    """The scorer: 100 x sigmoid(reward), where the reward is the head's output less its mean, over its deviation.
+    """The scorer: 100 x sigmoid(reward), where the reward is (output - mean) / standard deviation of the head's output.
 
-    So 50 is the reward of the authors' average image; with a deviation of 1.03, the value is about the chance in
-    percent against an image of average reward.
+    The value of the authors' average image is 50. As the deviation is 1.03, the value is about the probability in
+    percent that the image is preferred to one of average reward.
 
-    `path` is a folder or hub id of any BLIP of the same build (the published one is large): its configuration and
-    tokenizer are taken, and its weights where they are ImageReward's. `weights` has them otherwise: a safetensors file,
-    or a folder or hub id of one, by the published names or transformers'. A reward model of this build that a run has
-    trained is also taken, with its own mean and deviation.
+    `path` is a folder or hub id of a BLIP of the same architecture (the published one is large). It gives configuration
+    and tokenizer, and the weights too if they are ImageReward's. Otherwise `weights` gives them: a safetensors file, or
+    a folder or hub id that has one, by the published names or transformers'. `path` may also be a reward model of this
+    architecture that a run has trained, with its own mean and deviation.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""open_clip's names of a CLIP's tensors in transformers' terms.
+"""The mapping of open_clip's names of CLIP tensors to transformers' names.
 
     open_clip                             transformers
     visual.conv1.weight                   vision_model.embeddings.patch_embedding.weight
@@ -17,11 +17,11 @@
 and in each block
 
     ln_1, ln_2                            layer_norm1, layer_norm2
-    attn.in_proj_weight, in_proj_bias     self_attn.q_proj, k_proj, v_proj, its thirds in this order
+    attn.in_proj_weight, in_proj_bias     self_attn.q_proj, k_proj, v_proj: its thirds in this order
     attn.out_proj                         self_attn.out_proj
     mlp.c_fc, c_proj                      mlp.fc1, fc2
 
-Shapes: W a tower's width, E the embedding's.
+Shapes: W a tower's width, E the embedding's width.
 """
 
 import re
@@ -30,7 +30,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 MARK = "visual.conv1.weight"
-"""A tensor that only open_clip's layout has."""
+"""The name of a tensor that only open_clip's layout has."""
 
 _NAMES: Mapping[str, str] = {
     r"^visual\.conv1\.": "vision_model.embeddings.patch_embedding.",
@@ -51,12 +51,12 @@ _NAMES: Mapping[str, str] = {
     r"\.mlp\.c_proj\.": ".mlp.fc2.",
 }
 TRANSPOSED = ("visual.proj", "text_projection")
-"""Matrices WE that a row is multiplied by from the right; a linear layer's weight is EW."""
+"""Matrices (W, E) that multiply a row from the right; a linear layer's weight is (E, W)."""
 FUSED = re.compile(r"\.attn\.in_proj_(weight|bias)$")
 
 
 def in_transformers_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors by transformers' names, from either layout."""
+    """Return the tensors by transformers' names; tensors of either layout are accepted."""
     prefix = next((name.removesuffix(MARK) for name in tensors if name.endswith(MARK)), None)
     if prefix is None:
         return dict(tensors)
@@ -71,7 +71,7 @@ def _convert_tensor(name: str, tensor: Tensor) -> dict[str, Tensor]:
     if fused:
         block = _rename_tensor(name[: fused.start()] + ".")
         thirds = zip("qkv", tensor.chunk(3), strict=True)
-        # A copy each: a third alone would keep the whole in memory.
+        # Clones, since a view of a third would keep the whole tensor in memory.
         return {f"{block}self_attn.{letter}_proj.{fused[1]}": third.clone() for letter, third in thirds}
     return {_rename_tensor(name): tensor.T.contiguous() if name in TRANSPOSED else tensor}
 

@@ -1,4 +1,4 @@
-"""Pairwise judges: which of two images is better, asked about the text or the look; their questions and replies."""
+"""Pairwise judges, which choose the better of two images by prompt or by look: their questions and replies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ ASKS = {
     "alignment": 'Both were made from this text: "{}". Which of the two shows what it says more faithfully?',
     "appeal": "Which of the two is more visually appealing? What they were meant to show doesn't matter.",
 }
-"""The questions Q1 to Q3 of the paper's evaluation, in words of our own; the third comes without the prompt."""
+"""The questions Q1 to Q3 of the paper's evaluation, in our own words; the third doesn't show the prompt."""
 COMPARE = (
     "You compare two pictures, Picture 1 and Picture 2, and judge them by what can be seen in them alone; their order "
     "means nothing. Reply with JSON and nothing else: "
@@ -25,7 +25,7 @@ COMPARE = (
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Two images of a prompt in the order in which they are shown, RGB, and what is asked, one of `ASKS`."""
+    """Two RGB images of a prompt in the order shown; `ask` is a key of `ASKS`."""
 
     prompt: str
     ask: str
@@ -35,7 +35,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """A judge's choice in one match by the order shown, its reason, and its reply as it came."""
+    """A judge's choice in a match, by the order shown, with its reason and its raw reply."""
 
     choice: Literal["1", "2", "tie"]
     explanation: str
@@ -50,7 +50,7 @@ class UnreadReply(Unscored):
 
 
 class PairwiseJudge(Protocol):
-    """A judge of two images. It sees each two of them in both orders, as two matches."""
+    """A judge of two images. It sees every couple of images in both orders, as two matches."""
 
     def compare(self, matches: Sequence[Match]) -> Sequence[Ballot | Unscored]:
         """Return one result for each match, in order.
@@ -72,12 +72,12 @@ class ChoiceReply(BaseModel):
 
 
 def ask_about(match: Match) -> str:
-    """Return the question of a match as it is put to a model."""
+    """Return the text that asks a model the question of a match."""
     return ASKS[match.ask].replace("{}", match.prompt)
 
 
 def read_ballot(reply: str, answer: str, fault: str) -> Ballot | UnreadReply:
-    """Return the choice in `answer`, which is `reply` without thoughts; `fault` describes a reply without one."""
+    """Parse the choice in `answer`, which is `reply` without reasoning; `fault` describes a reply without a choice."""
     try:
         said = parse_reply(answer, ChoiceReply)
     except UnreadableError:

@@ -14,10 +14,10 @@ from agfsync.scorers.vqa_openai import make_data_url
 
 
 class PairwiseOpenAI:
-    """A judge of two images: a request a match, with both images inline as lossless PNG, at temperature 0.
+    """A judge of two images: one request for each match, with both images inline as lossless PNG, at temperature 0.
 
-    `path` is the server's name of the model, `server` the recipe's section of that name. `meter` counts the cost of the
-    requests and caps it.
+    `path` is the server's name of the model, `server` the section `server` of the recipe. `meter` counts and caps the
+    cost of the requests.
     """
 
     def __init__(
@@ -34,13 +34,13 @@ class PairwiseOpenAI:
         """Return one result for each match, in order.
 
         Raises:
-            ModelError: there is no server or no such model, or it doesn't take the key.
-            CapReached: the next request might pass the meter's cap.
+            ModelError: there is no server or no such model, or the server rejects the key.
+            CapReached: the next request might exceed the meter's cap.
         """
         results: list[Ballot | Unscored] = []
         try:
             for said in map_in_threads(self._ask, matches, self._client.at_once):
-                results.append(said)  # those before a cap are kept
+                results.append(said)  # `CapReached` carries the results so far
         except BudgetError as reached:
             raise CapReached(str(reached), results) from None
         return results

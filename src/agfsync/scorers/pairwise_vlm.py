@@ -14,7 +14,7 @@ from agfsync.scorers.vlm import ImageReader
 class PairwiseVlm:
     """A judge of two images: a greedy reply of at most `reply_tokens` tokens for each match.
 
-    `path` is a folder or a hub id of a model that the scorer `vlm` takes; it must have learnt to read several images.
+    `path` is a folder or a hub id of a model that the scorer `vlm` supports; it must be trained on several images.
     """
 
     def __init__(

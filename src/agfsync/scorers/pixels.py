@@ -1,8 +1,8 @@
-"""The preprocessing of an image processor of transformers, on tensors and with a gradient.
+"""The preprocessing of transformers' image processors, on tensors and differentiable.
 
-`score` gives the processors PIL images; a reward that is differentiated needs the same steps in torch. Pillow cuts
-colors to 0..255 and rounds them after each pass of a resize. Here each pass is cut too, with a gradient that passes the
-cut, and nothing is rounded: the inputs of a network differ by at most two of the 255 levels of a color.
+`score` gives the processors PIL images; a differentiable reward needs the same steps in torch. Pillow clamps colors to
+0..255 and rounds them after each pass of a resize. This module also clamps after each pass, with a straight-through
+gradient, but doesn't round: a network's inputs differ by at most two of the 255 levels of a color.
 
 Shapes: B images, C 3, H W their pixels; N patches of D numbers.
 """
@@ -24,14 +24,14 @@ from agfsync.models.architecture import Size
 from agfsync.models.latents import clamp_passing_gradient
 
 RESAMPLING: Mapping[int, str] = {2: "bilinear", 3: "bicubic"}
-"""Pillow's filters -> torch's, which with antialias have the same kernels (bicubic with a = -0.5)."""
+"""Pillow's filters -> torch's, which have the same kernels with antialias (bicubic with a = -0.5)."""
 
 
 class PixelProcessor:
-    """The steps of the image `processor` of the model `name`: resize, centre crop, mean and deviation, or patches.
+    """The steps of the image `processor` of the model `name`: resize, centre crop and normalisation, or patches.
 
     Raises:
-        ModelError: the processor takes a step that isn't known here.
+        ModelError: the processor has a step that isn't implemented here.
     """
 
     def __init__(self, processor: Any, name: str) -> None:
@@ -63,7 +63,7 @@ class PixelProcessor:
         return (longest, wanted.shortest_edge) if width <= height else (wanted.shortest_edge, longest)
 
     def standardise(self, pixels_BCHW: Tensor) -> Tensor:
-        """Return pixels in 0..1 less the processor's mean, over its deviation."""
+        """Normalise pixels in 0..1 by the processor's mean and standard deviation."""
         if not self._processor.do_normalize:
             return pixels_BCHW
         mean, std = (
@@ -73,7 +73,7 @@ class PixelProcessor:
         return (pixels_BCHW - mean) / std
 
     def _cut_patches(self, pixels_BCHW: Tensor) -> dict[str, Tensor]:
-        """Return SigLIP 2's inputs: patches (B, N, D) padded with zeros, their mask, and rows and columns of them."""
+        """Return SigLIP 2's inputs: patches (B, N, D) padded with zeros, their mask, and their rows and columns."""
         side, most = self._processor.patch_size, self._processor.max_num_patches
         height, width = pixels_BCHW.shape[-2:]
         if self._processor.do_resize:
@@ -93,9 +93,9 @@ class PixelProcessor:
 
 
 def resize_pixels(pixels_BCHW: Tensor, size: Size, mode: str) -> Tensor:
-    """Resize pixels in 0..1 to `size` as Pillow does: first the width, then the height, each cut to 0..1.
+    """Resize pixels in 0..1 to `size` as Pillow does: first the width, then the height, each clamped to 0..1.
 
-    `mode` is "bilinear" or "bicubic". The gradient passes the cut.
+    `mode` is "bilinear" or "bicubic". The gradient passes through the clamp unchanged.
     """
     for passed in ((pixels_BCHW.shape[-2], size[1]), size):
         if pixels_BCHW.shape[-2:] != passed:
@@ -106,7 +106,7 @@ def resize_pixels(pixels_BCHW: Tensor, size: Size, mode: str) -> Tensor:
 
 
 def pad_pixels_to_square(pixels_BCHW: Tensor) -> Tensor:
-    """Return the whole images on black squares."""
+    """Pad the images to squares with black."""
     height, width = pixels_BCHW.shape[-2:]
     side = max(height, width)
     left, top = (side - width) // 2, (side - height) // 2
@@ -119,14 +119,14 @@ def _crop_centre(pixels_BCHW: Tensor, crop: Any) -> Tensor:
 
 
 def _find_obstacle(processor: Any) -> str | None:
-    """Return the first step of `processor` that isn't known here, None if all are."""
+    """Describe the first step of `processor` that isn't implemented here; None if all are."""
     if processor.resample is None or int(processor.resample) not in RESAMPLING:
         return f"resamples by Pillow's filter {processor.resample}, and only bilinear and bicubic are known"
     if not processor.do_rescale or abs(255 * processor.rescale_factor - 1) > 1e-6:
         return "doesn't scale colors to 0..1"
     if isinstance(processor, Siglip2ImageProcessorPil):
         return None
-    # A class of its own way differs in this method.
+    # A processor with other steps overrides this method.
     if getattr(type(processor), "_preprocess", None) is not PilBackend._preprocess or processor.do_pad:
         return "takes steps of its own"
     return _find_size_obstacle(processor)
@@ -139,7 +139,7 @@ def _find_size_obstacle(processor: Any) -> str | None:
             f"resizes by {', '.join(sorted(given)) or 'no size'}, and only shortest_edge or height and width are known"
         )
     if not processor.do_center_crop:
-        # Images of one size stay of one size, but the network takes a single one.
+        # The images of a batch have one size and keep one, but the network accepts only its own.
         return None if processor.do_resize and "height" in given else "neither crops nor resizes to a fixed size"
     crop, size = processor.crop_size, processor.size
     smallest = (size.shortest_edge or size.height, size.shortest_edge or size.width) if processor.do_resize else (0, 0)

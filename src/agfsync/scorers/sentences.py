@@ -1,4 +1,4 @@
-"""A sentence model that finds the nearest of some choices, as TIFA replaces free answers (arXiv:2303.11897, 3.3)."""
+"""A sentence model that replaces a free answer by the nearest choice, as TIFA does (arXiv:2303.11897, 3.3)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from agfsync.scorers import Unscored
 
 
 class SentenceModel:
-    """An encoder of texts whose embedding is the mean of its tokens'.
+    """A text encoder that averages the embeddings of a text's tokens.
 
     `path` is a folder or a hub id, such as TIFA's `sentence-transformers/all-mpnet-base-v2`.
     """
@@ -25,13 +25,13 @@ class SentenceModel:
         self._known: dict[tuple[str, tuple[str, ...]], str] = {}
 
     def replace(self, found: Answer | Unscored, question: Question, said: str) -> Answer | Unscored:
-        """Return `found` with the choice for what the model `said`, if `question` has choices."""
+        """Return `found` with the choice nearest to the reply `said`; unchanged if `question` has no choices."""
         if isinstance(found, Unscored) or not question.choices:
             return found
         return replace(found, answer=self.choose(said.strip(), question.choices))
 
     def choose(self, answer: str, choices: tuple[str, ...]) -> str:
-        """Return `answer` if it is one of `choices`, else the choice whose embedding has the largest cosine."""
+        """Return `answer` if it is one of `choices`, else the choice with the largest cosine similarity to it."""
         if answer in choices:
             return answer
         if (answer, choices) not in self._known:
@@ -41,7 +41,7 @@ class SentenceModel:
 
     @torch.inference_mode()
     def _embed(self, texts: Sequence[str]) -> Tensor:
-        """Return the embeddings of length 1, fp32 on the CPU, one a text."""
+        """Return the unit-norm embedding of each text, fp32 (N, E) on the CPU."""
         inputs = self._tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(self._model.device)
         states_NTE = self._model(**inputs).last_hidden_state
         mask_NT1 = inputs["attention_mask"][..., None].to(states_NTE.dtype)

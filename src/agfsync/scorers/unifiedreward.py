@@ -1,8 +1,8 @@
 """UnifiedReward 2.0: a vision-language model that writes scores of an image (Wang et al. 2025, arXiv:2503.05236).
 
-Weights CodeGoat24/UnifiedReward-2.0-qwen3vl-8b and its sisters (Qwen2.5-VL, Qwen3-VL, Qwen3.5), which are ordinary
-safetensors. `PROBLEM` is its published text for point scores, under the MIT licence. The published code sends an image
-as a JPEG to a server; here the model's own processor gets its pixels.
+Weights CodeGoat24/UnifiedReward-2.0-qwen3vl-8b and its variants (Qwen2.5-VL, Qwen3-VL, Qwen3.5), as safetensors.
+`PROBLEM` is the published text for point scores, under the MIT licence. The published code sends the image as a JPEG to
+a server; this module gives the pixels to the model's own processor.
 """
 
 import re
@@ -31,11 +31,11 @@ _SCORE = re.compile(
 
 
 class UnifiedReward:
-    """The scorer: 25 x (mean - 1) of the scores in 1..5 that the model writes for the dimensions in `asks`.
+    """The scorer: 25 x (mean - 1), where mean is that of the model's scores in 1..5 for the dimensions in `asks`.
 
-    So 1 is 0 and 5 is 100. The reply is greedy. An item whose reply lacks one of the scores is unscored.
+    A mean of 1 gives 0, a mean of 5 gives 100. The reply is greedy. An item is unscored if the reply lacks a score.
 
-    `path` is a folder or a hub id of a model that the scorer `vlm` takes.
+    `path` is a folder or a hub id of a model that the scorer `vlm` supports.
     """
 
     asks_questions = False
@@ -69,7 +69,7 @@ class UnifiedReward:
 
 
 def read_point_scores(reply: str) -> Mapping[str, float]:
-    """Return the scores in `reply` by their dimension, the last of each.
+    """Return the scores in `reply` by dimension; the last one of a dimension counts.
 
     >>> read_point_scores("Alignment Score (1-5): 2.5, **Style Score**: 4")
     {'alignment': 2.5, 'style': 4.0}

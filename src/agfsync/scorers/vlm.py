@@ -1,10 +1,10 @@
-"""Scorers of any image-text-to-text model that transformers loads without remote code, in this process.
+"""Scorers on any image-text-to-text model that transformers loads without remote code, in this process.
 
-`vlm` asks the caption's questions (Eq. 2), `vqascore` asks whether the image shows the prompt. A model's decoder reads
-the image before the question, so what it has computed of the image, the keys and values of its attention, is kept for
-all questions on it; yes or no is the first token of an answer; other answers are read as in `answering`.
+`vlm` asks the caption's questions (Eq. 2), `vqascore` asks whether the image shows the prompt. The decoder reads the
+image before the question, so its cache of the image's keys and values serves all questions about the image. The first
+token of an answer is yes or no; other answers are read as in `answering`.
 
-Shapes: Q texts on an image, T tokens, K last places of a text, V the vocabulary.
+Shapes: Q texts on an image, T tokens, K last positions of a text, W distinct positions of a batch, V the vocabulary.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,21 +30,21 @@ CHOICES_TEMPLATE = "{}\nAnswer with one of these: {choices}."
 SHOWS = 'Does this figure show "{}"? Please answer yes or no.'
 """The question of VQAScore (github.com/linzhiqiu/t2v_metrics)."""
 TEXTS_AT_ONCE = 32
-"""Texts on one image that share a step of the decoder."""
+"""Batch size of the decoder: texts on one image."""
 _OF_TOKENS = ("input_ids", "token_type_ids", "mm_token_type_ids", "attention_mask")
-"""A processor's outputs that have a value for each token; the others are the image."""
+"""A processor's outputs that have a value for each token; the other outputs are the image."""
 _TOLERANCES = {torch.float32: 1e-3}
 _TOLERANCE = 0.1
-"""The most that logits may differ, relative to their spread, from those without a kept image; for half precision."""
+"""The largest difference, relative to their spread, of logits with and without a cached image, in half precision."""
 
 
 class Vlm:
     """The share of the questions to which the model gives the caption's answer: 100 x correct / asked (Eq. 2).
 
-    P(yes) is that of `Vqa`: the softmax over yes and no as the first token of the reply, each by its likeliest
-    spelling. `path` is a folder or a hub id. `template` is what the model is asked, with {} in the place of the
-    question, in the model's own chat format after the image. A question with choices goes into `choices_template`, with
-    the choices in the place of {choices}. Without a `template`, one that asks for another word than yes or no goes into
+    P(yes) is computed as in `Vqa`: the softmax over yes and no as the first token of the reply, each by its likeliest
+    spelling. `path` is a folder or a hub id. `template` is the text that follows the image in the model's own chat
+    format, with the placeholder {} for the question. `choices_template` is the text for a question with choices, with
+    the placeholder {choices}. Without a `template`, a question that has neither choices nor a yes/no answer uses
     `WORD_TEMPLATE`.
     """
 
@@ -102,9 +102,9 @@ class Vlm:
 class VqaScore:
     """VQAScore of image and prompt: 100 x sqrt(P(Yes) P(end | Yes)) of the model's reply (arXiv:2404.01291).
 
-    Both probabilities are over the whole vocabulary. "Yes" is spelt as the model is likelier to, with or without a
-    space before it. The published models fit the image into a square; here it goes through the model's own processor.
-    `template` is what the model is asked, with {} in the place of the prompt.
+    Both probabilities are over the whole vocabulary. "Yes" has the likelier of two spellings, with or without a leading
+    space. The published models fit the image into a square; this scorer uses the model's own processor. `template` is
+    the text of the request, with the placeholder {} for the prompt.
     """
 
     asks_questions = False
@@ -139,10 +139,10 @@ class VqaScore:
 
 
 class ImageReader:
-    """A vision-language model that reads texts on an image, which it encodes once.
+    """A vision-language model that reads several texts on an image, which it encodes once.
 
-    The first image is also read without what was kept of it; if that makes a difference, as it may for decoders that
-    aren't causal, every text is read by itself from then on.
+    One text on the first image is also read without the image's cache. If the results differ, as they may for decoders
+    that aren't causal, every text is read alone from then on.
     """
 
     def __init__(self, path: str, revision: str | None, dtype: str, device: str) -> None:
@@ -152,7 +152,7 @@ class ImageReader:
         self.tokenizer = self._processor.tokenizer
         self._path = path
         self._keeps_images: bool | None = None
-        """None: not tried yet."""
+        """True if texts may share the image's cache; None if that wasn't tried yet."""
         if not (self._processor.chat_template or self.tokenizer.chat_template):
             raise ModelError(f"{path} has no chat template, so that nothing can be asked: take a model with one")
 
@@ -165,12 +165,11 @@ class ImageReader:
 
     @torch.inference_mode()
     def read(self, image: Image.Image, texts: Sequence[str], begun: Sequence[AnswerTokens] = ()) -> Tensor:
-        """Return the logits of the reply's next token after each of `texts`, asked on `image`, fp32 on the CPU, QKV.
+        """Return the logits of the reply's next token after `image` and each of `texts`, fp32 (Q, K, V) on the CPU.
 
         Args:
-            begun: for each text the tokens that the reply begins with; then the logits are those before the first and
-                after each of them. Of a reply that has begun with fewer tokens than others the last logits mean
-                nothing.
+            begun: the first tokens of each text's reply. The logits are then those of the first token and of the token
+                after each given one. If a reply begins with fewer tokens than others, ignore its last logits.
         """
         kept = 1 + max(map(len, begun), default=0)
         pixels, inputs = self._process(image, texts, [(*each, *each[:1] * (kept - 1 - len(each))) for each in begun])
@@ -188,7 +187,7 @@ class ImageReader:
 
     @torch.inference_mode()
     def reply(self, parts: Sequence[Image.Image | str], most: int) -> tuple[str, bool]:
-        """Return the model's greedy reply to a message of images and texts, and True if it was cut at `most` tokens."""
+        """Return the greedy reply to a message of images and texts, and True if it was cut after `most` tokens."""
         self._processor.image_processor.preprocess = self._preprocess
         shown = [part if isinstance(part, str) else part.convert("RGB") for part in parts]
         inputs = {name: self._place(value) for name, value in self._process_prompt(shown).items()}
@@ -201,7 +200,7 @@ class ImageReader:
     def _process(
         self, image: Image.Image, texts: Sequence[str], begun: Sequence[AnswerTokens]
     ) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
-        """Return the image's inputs, and the inputs of each text's tokens, each 1T."""
+        """Return the image's inputs, and the inputs of each text's tokens, each (1, T)."""
         done: list[Any] = []
 
         def preprocess_once(images: Any, *args: Any, **kwargs: Any) -> Any:
@@ -221,7 +220,7 @@ class ImageReader:
         return pixels, inputs
 
     def _process_prompt(self, parts: Sequence[Image.Image | str]) -> Mapping[str, Any]:
-        """Return a model's inputs of a message that consists of images and texts."""
+        """Return the model's inputs for a message of images and texts."""
         images = [part for part in parts if not isinstance(part, str)]
         prompt = write_prompt(self._processor, parts)
         begins = self.tokenizer.bos_token is not None and prompt.startswith(self.tokenizer.bos_token)
@@ -231,13 +230,13 @@ class ImageReader:
         return processed
 
     def _place(self, value: Any) -> Any:
-        """Return an input on the model's device, in the model's dtype if it is a fraction."""
+        """Move an input to the model's device; a floating-point one also gets the model's dtype."""
         if not isinstance(value, Tensor):
             return value
         return value.to(self._model.device, self._model.dtype if value.is_floating_point() else None)
 
     def _count_shared(self, inputs: Sequence[Mapping[str, Tensor]], kept: int) -> int:
-        """Return how many tokens all texts begin with, the image's among them; 0 if the image comes later."""
+        """Count the tokens of the texts' common prefix; 0 if it doesn't contain the whole image."""
         ids = [each["input_ids"][0].tolist() for each in inputs]
         shortest = min(map(len, ids)) - kept
         shared = next((n for n, tokens in enumerate(zip(*ids, strict=False)) if len(set(tokens)) > 1), shortest)
@@ -253,8 +252,8 @@ class ImageReader:
     def _read_together(
         self, pixels: Mapping[str, Any], inputs: Sequence[Mapping[str, Tensor]], shared: int, kept: int
     ) -> Tensor:
-        """Read the first `shared` tokens once, then the rest of each text after what was kept of them."""
-        # Without a mask the places of the rest are counted from those of the kept tokens, as they are in `generate`.
+        """Read the first `shared` tokens once, then the rest of each text with their cache."""
+        # Without a mask the positions of the rest continue those of the cached tokens, as in `generate`.
         beginning = {name: self._place(each[:, :shared]) for name, each in inputs[0].items() if name != _OF_TOKENS[-1]}
         cache = self._model(**pixels, **beginning, use_cache=True, logits_to_keep=1).past_key_values
         rests = [each["input_ids"][0, shared:] for each in inputs]
@@ -266,7 +265,7 @@ class ImageReader:
         return torch.cat(parts)
 
     def _continue(self, cache: Any, rests: Sequence[Tensor], kept: int) -> Tensor:
-        """Return the logits at the last `kept` places of each of `rests`; the padding comes after them."""
+        """Return the logits at the last `kept` positions of each of `rests`, which are padded on the right."""
         cache.batch_repeat_interleave(len(rests))
         ids_QT = self._place(pad_sequence(list(rests), batch_first=True))
         ends = torch.tensor([len(rest) for rest in rests])
@@ -279,12 +278,12 @@ class ImageReader:
 
 
 def write_prompt(processor: Any, parts: Sequence[Image.Image | str]) -> str:
-    """Return a user's message of images and texts in the chat format of `processor`, up to where the reply begins."""
+    """Return a user message of images and texts in the chat format of `processor`, up to the start of the reply."""
     content = [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in parts]
     message = {"role": "user", "content": content}
-    # The processors' own methods of this name ask for the part for videos. A model that can think first (Qwen3.5) is
-    # told not to, as the answer is the reply's first token; templates of others know no such thing, and transformers
-    # remarks on that.
+    # Some processors override this method and expect the part for videos, which `load_processor` omits. Thinking is
+    # disabled (Qwen3.5), since the answer is the reply's first token; transformers warns if a template has no such
+    # option.
     with pretrained.silence_transformers():
         prompt: str = ProcessorMixin.apply_chat_template(
             processor, [message], add_generation_prompt=True, enable_thinking=False
@@ -293,12 +292,12 @@ def write_prompt(processor: Any, parts: Sequence[Image.Image | str]) -> str:
 
 
 def _find_image_token(config: Any, processor: Any) -> int | None:
-    """Return the token in whose places the image is read."""
+    """Return the id of the placeholder token for the image."""
     named = ((config, "image_token_id"), (config, "image_token_index"), (processor, "image_token_id"))
     return next((found for of, name in named if (found := getattr(of, name, None)) is not None), None)
 
 
 def _are_alike(logits: Tensor, others: Tensor, dtype: torch.dtype) -> bool:
-    """Return True if logits KV differ by no more than rounding in `dtype` explains."""
+    """Return True if logits (K, V) differ by no more than rounding errors in `dtype`."""
     spread = (others - others.mean(-1, keepdim=True)).norm()
     return bool((logits - others).norm() <= _TOLERANCES.get(dtype, _TOLERANCE) * spread)

@@ -1,4 +1,4 @@
-"""Reward models as scorers: those that this package trains (VP-Score), and ImageReward's published one.
+"""Reward models as scorers: those that this package trains (VP-Score), and the published ImageReward.
 
 Wu et al. 2024, arXiv:2404.15100; Xu et al. 2023, arXiv:2304.05977.
 
@@ -19,19 +19,19 @@ from agfsync.scorers.reward_networks import RewardModel
 from agfsync.scorers.reward_networks.blip_head import BlipReward
 
 IMAGEREWARD_SCALE = (0.16717362830052426, 1.0333394966054072)
-"""Mean and deviation of the output of ImageReward's head on the authors' data, published with their code."""
+"""Mean and standard deviation of the output of ImageReward's head on the authors' data, published with their code."""
 
 
 class VpScore:
-    """The scorer `vp-score`: 100 x sigmoid(reward), where the reward is the output less its mean, over its deviation.
+    """The scorer `vp-score`: 100 x sigmoid(reward), where the reward is (output - mean) / standard deviation.
 
-    So 50 is the reward of an average image of the training, the order is kept, and log(value / (100 - value)) is the
-    reward again. The head learned that one image is preferred to another with the probability sigmoid(difference of its
-    outputs).
+    An average image of the training has the value 50, the order of images is that of the outputs, and the reward is
+    log(value / (100 - value)). The head is trained so that sigmoid(difference of two outputs) is the probability that
+    the first image is preferred to the second.
 
     `path` is the folder of a reward model that a run has trained, with its `model.json`. Without that file it is a BLIP
-    of ImageReward's build: its configuration and tokenizer are taken, and its weights where they are ImageReward's;
-    `weights` has them otherwise, by the published names or transformers'.
+    of ImageReward's architecture, which gives configuration and tokenizer, and the weights too if they are
+    ImageReward's. Otherwise `weights` gives them, by the published names or transformers'.
     """
 
     asks_questions = False
@@ -59,17 +59,17 @@ class VpScore:
         return [measure_reward(reward, cut) for reward, cut in zip(rewards_B.tolist(), truncated, strict=True)]
 
     def rewards(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return 100 x sigmoid(reward), with a gradient: `standardise` gives the reward, whose gradient never fades."""
+        """Return 100 x sigmoid(reward) with a gradient; `standardise` undoes the sigmoid, so that it doesn't vanish."""
         rewards_B, _ = self._rate(self._model.process_pixels(pixels_BCHW), prompts)
         return 100 * rewards_B.sigmoid().to(pixels_BCHW.device)
 
     @staticmethod
     def standardise(values_B: Tensor) -> Tensor:
-        """Return the rewards of values on the scale of `score`: log(value / (100 - value)), of mean 0, deviation 1."""
+        """Return the standardised rewards for values on the scale of `score`: log(value / (100 - value))."""
         return torch.logit(values_B / 100, eps=1e-6)
 
     def _rate(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> tuple[Tensor, list[bool]]:
-        """Return the standardised rewards, fp32 (B,), and True for each prompt that was cut."""
+        """Return the standardised rewards, fp32 (B,), and True for each prompt that was truncated."""
         tokens, truncated = self._model.tokenize(prompts)
         there = {name: each.to(self._model.device) for name, each in tokens.items()}
         (mean, deviation), network = self._model.scale, self._model.network
@@ -79,7 +79,7 @@ class VpScore:
 def open_reward_model(
     path: str, weights: str | None = None, revision: str | None = None, dtype: str = "fp32", device: str = "auto"
 ) -> RewardModel:
-    """Return the reward model in a folder with `model.json`, or else one of ImageReward's build.
+    """Load the reward model of a folder with `model.json`, or else one of ImageReward's architecture.
 
     Raises:
         ModelError: there is none.

@@ -1,11 +1,11 @@
 """The VQA scorer: a vision-language model answers every question about an image (Eq. 2).
 
-The image towers of BLIP and BLIP-2 don't see the question, so an image is encoded once for all of its questions. Yes or
-no is the first token of an answer, so one step of the decoder is enough; other answers are read as in `answering`.
+The image towers of BLIP and BLIP-2 don't see the question, so an image is encoded once for all its questions. The first
+token of an answer is yes or no, so one step of the decoder is enough; other answers are read as in `answering`.
 Questions are batched across images.
 
-Shapes: B images, C, H, W their pixels, L the features of each, D their width; Q questions, T tokens, A tokens of a
-reply's beginning, K = A + 1; V the vocabulary.
+Shapes: B images, C, H, W their pixels, L the features of each, D their width; Q questions, T tokens, A first tokens of
+a reply, K = A + 1; V the vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,15 +29,15 @@ from agfsync.scorers.sentences import SentenceModel
 
 YES = ("yes", "Yes", " yes", " Yes")
 NO = ("no", "No", " no", " No")
-"""Accepted spellings: byte-pair vocabularies have another token for a word after a space."""
+"""Accepted spellings: in byte-pair vocabularies a word with a leading space is another token."""
 Padding = Literal["left", "right", "none"]
 QUESTIONS_AT_ONCE = 128
 _LONGEST_QUESTION = 256
-"""The most tokens of a question; the rest of a longer one is cut."""
+"""The most tokens of a question; a longer one is truncated."""
 TIFA_CHOICES = "Answer the multiple-choice question. Question: {} Choices: {choices} Answer:"
-"""How TIFA puts a question with choices to BLIP-2 (github.com/Yushi-Hu/tifa)."""
+"""TIFA's template for BLIP-2 and a question with choices (github.com/Yushi-Hu/tifa)."""
 BEAMS = 5
-"""Beams of BLIP-2's free replies: LAVIS's default, with which TIFA asks it."""
+"""Beams of BLIP-2's free replies: the default of LAVIS, which TIFA uses."""
 _LONGEST_REPLY = 30
 """The most tokens of a free reply."""
 
@@ -45,18 +45,18 @@ _LONGEST_REPLY = 30
 class Vqa:
     """The share of the questions to which the model gives the caption's answer: 100 x correct / asked (Eq. 2).
 
-    The hard answer is the likelier of yes and no as the first token of the model's reply, which is also the greedy one
-    if that is yes or no at all. P(yes), recorded with it, is the softmax over these two, each by its likeliest
-    spelling; so the answer is yes exactly if P(yes) is above one half.
+    P(yes) is the softmax over yes and no as the first token of the model's reply, each by its likeliest spelling. The
+    answer is yes if P(yes) is above one half, else no. It is the greedy reply, if that is yes or no. P(yes) is recorded
+    with the answer.
 
     `path` is a folder or a hub id of any BLIP-2, or of BLIP for question answering. `template` is the request's text
-    with {} in the place of the question; by default `question_template` of the model's configuration, if it has one.
-    `choices_template` is that of a question with choices, which stand in the place of {choices}; by default TIFA's for
-    BLIP-2, and `template` for BLIP, which wasn't trained to see choices.
+    with the placeholder {} for the question; by default `question_template` of the model's configuration, if it has
+    one. `choices_template` is the text for a question with choices, with the placeholder {choices}; by default TIFA's
+    for BLIP-2, and `template` for BLIP, which wasn't trained on choices.
 
     With `nearest`, a folder or hub id of a sentence model, a question with choices is answered as in TIFA
-    (arXiv:2303.11897): the model replies freely, greedily or by 5 beams (BLIP-2); a reply that is none of the choices
-    is replaced by the choice of the nearest meaning.
+    (arXiv:2303.11897): the model replies freely, greedily or with 5 beams (BLIP-2), and a reply that isn't one of the
+    choices is replaced by the nearest choice in meaning.
     """
 
     asks_questions = True
@@ -118,7 +118,7 @@ class Vqa:
         return [self._nearest.replace(*each) for each in zip(found, questions, said, strict=True)]
 
     def _read_replies(self, asked: "_Asked", begun: Sequence[tuple[int, AnswerTokens]]) -> Iterator[Tensor]:
-        """Yield the logits KV of each beginning of a reply."""
+        """Yield the logits (K, V) for each question and the first tokens of its reply."""
         rest = iter(begun)
         while some := list(islice(rest, QUESTIONS_AT_ONCE)):
             rows = [q for q, _ in some]
@@ -132,7 +132,7 @@ class Vqa:
         return self._reader.encode(pixels_BCHW)
 
     def _ask(self, images: Sequence[Image.Image], prompts: Sequence[Sequence[str]]) -> "Iterator[_Asked]":
-        """Ask all prompts, in batches of like length."""
+        """Ask all prompts, in batches of similar length."""
         shown = [image for image, texts in zip(images, prompts, strict=True) if texts]
         if not shown:
             return
@@ -150,7 +150,7 @@ class Vqa:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """Prompts that were asked together: their `places` among all, their inputs, and logits of the first token."""
+    """A batch of prompts: their indices `places` among all prompts, their inputs, and the logits of the first token."""
 
     places: list[int]
     features_QLD: Tensor
@@ -160,13 +160,13 @@ class _Asked:
 
 
 def compute_p_yes(logits_QV: Tensor, yes: Sequence[int], no: Sequence[int]) -> Tensor:
-    """Return P(yes) against no, each by the likeliest of its tokens, fp32 on the CPU, Q."""
+    """Return P(yes) against no, each by the likeliest of its tokens, fp32 (Q,) on the CPU."""
     logits_QV = logits_QV.float()
     return (logits_QV[:, yes].amax(1) - logits_QV[:, no].amax(1)).sigmoid().cpu()
 
 
 def find_spellings(tokenizer: Any, spellings: Sequence[str]) -> list[int]:
-    """Return the tokens that are one of `spellings` in full.
+    """Return the ids of all tokens that are one of `spellings` as a whole.
 
     Raises:
         ModelError: the vocabulary has none.
@@ -179,7 +179,7 @@ def find_spellings(tokenizer: Any, spellings: Sequence[str]) -> list[int]:
 
 
 def _batch_by_length(lengths: Sequence[int], padding: Padding) -> Iterator[list[int]]:
-    """Yield indices in batches of like length, of equal length where there may be no padding."""
+    """Yield indices in batches of similar length, of equal length if `padding` is "none"."""
     by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
     groups = groupby(by_length, lengths.__getitem__) if padding == "none" else [(0, by_length)]
     for _, group in groups:
@@ -189,7 +189,7 @@ def _batch_by_length(lengths: Sequence[int], padding: Padding) -> Iterator[list[
 
 
 def _pad_tokens(ids: Sequence[Sequence[int]], padding: Padding) -> tuple[Tensor, Tensor]:
-    """Return tokens QT and their mask QT, 1 where there is a token; the padding's value is never used."""
+    """Return tokens (Q, T) and their mask (Q, T), 1 for a token; the value of the padding is never used."""
     rows = [torch.tensor(tokens) for tokens in ids]
     side = "left" if padding == "left" else "right"
     ids_QT = pad_sequence(rows, batch_first=True, padding_side=side)
@@ -197,26 +197,26 @@ def _pad_tokens(ids: Sequence[Sequence[int]], padding: Padding) -> tuple[Tensor,
 
 
 class _Reader(Protocol):
-    """A vision-language model, taken apart where the question comes in."""
+    """A vision-language model in two parts: the encoder of images, and the model that reads the question."""
 
     template: str
     choices_template: str | None
     padding: Padding
-    """The side on which shorter questions are filled up."""
+    """The side on which shorter questions are padded."""
 
     def encode(self, pixels_BCHW: Tensor) -> Tensor:
-        """Return features of the images, BLD: the language model's only input from them."""
+        """Return the features of the images (B, L, D), the language model's only input from them."""
         ...
 
     def logits(self, features_QLD: Tensor, ids_QT: Tensor, mask_QT: Tensor, begun_QA: Tensor) -> Tensor:
-        """Return logits QKV of the reply's first token and of those after `begun_QA`, for each question on its image.
+        """Return the logits (Q, K, V) of the reply's first token and of the token after each of `begun_QA`.
 
-        Replies that have begun with fewer tokens are filled up at their end.
+        Shorter rows of `begun_QA` are padded on the right.
         """
         ...
 
     def reply(self, features_QLD: Tensor, ids_QT: Tensor, mask_QT: Tensor) -> Tensor:
-        """Return the tokens of each question's free reply, with marks."""
+        """Return the tokens of each question's free reply, with special tokens."""
         ...
 
 
@@ -230,7 +230,7 @@ def _load_reader(model: str, revision: str | None, dtype: str, device: str) -> _
 
 
 class _Blip2:
-    """Vision tower and Q-Former make the features; the language model, T5 or OPT, reads them before the question."""
+    """Vision tower and Q-Former compute the features; the language model, T5 or OPT, reads them before the question."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -238,7 +238,7 @@ class _Blip2:
         self._decodes_only = bool(model.config.use_decoder_only_language_model)
         self.template = getattr(model.config, "question_template", "Question: {question} Short answer:")
         self.choices_template: str | None = TIFA_CHOICES
-        # A decoder's reply begins after the last token, so that has to be the question's.
+        # A decoder's reply follows the last token, which therefore has to be the question's.
         self.padding: Padding = "left" if self._decodes_only else "right"
 
     def encode(self, pixels_BCHW: Tensor) -> Tensor:
@@ -277,9 +277,9 @@ class _Blip2:
 
 
 class _Blip:
-    """The vision tower makes the features; the question's encoder looks at them, and the decoder replies to it."""
+    """The vision tower computes the features; the question's encoder attends to them, the decoder to the encoder."""
 
-    # transformers 5.23 drops the mask on the way to BLIP's cross-attention: the reply would look at the padding.
+    # transformers 5.23 drops the mask of BLIP's cross-attention: the reply would attend to the padding.
     padding: Padding = "none"
 
     def __init__(self, model: Any) -> None:

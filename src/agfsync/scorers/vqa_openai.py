@@ -24,11 +24,11 @@ ANSWER_YES_NO = "Answer with one word: yes or no."
 ANSWER_WORD = "Answer with one word."
 ANSWER_CHOICE = "Answer with one of these: {choices}."
 LIKELIEST = 20
-"""The number of spellings of the first token whose probabilities are requested: the most that OpenAI gives."""
+"""The number of most likely first tokens to request with their probabilities; OpenAI's maximum."""
 LIKELY = 0.5
-"""The least joint probability of yes and no if the model has said neither."""
+"""The smallest sum of the probabilities of yes and no that counts if the model has said neither."""
 BOTH = re.compile(r"\W*(?:yes|no)\W*(?:/|\||\bor\b|\band\b)\W*(?:yes|no)\b", re.IGNORECASE)
-"""Beginnings such as "yes or no", which are no answer."""
+"""Matches a beginning such as "yes or no", which isn't an answer."""
 
 
 class VqaOpenAI:
@@ -37,15 +37,15 @@ class VqaOpenAI:
     Each request has the image, inline as lossless PNG, and one question; the image comes first, so that a server can
     cache it for the next request. P(yes) is computed from the probabilities of the answer's first word after any
     reasoning: yes against no, each by its likeliest spelling; a missing spelling has probability 0. If the server gives
-    no probabilities, or the beginning of the answer among them is unclear, P(yes) is 1 or 0 by the word that the model
-    says. An image with a question without either is unscored.
+    no probabilities, or they don't decide between yes and no, P(yes) is 1 or 0 by the word that the model says. If that
+    is neither yes nor no, the image is unscored.
 
-    Another question is answered by the choice or word that the reply begins with. The probability of the expected
-    answer is that of its spellings among the first token's, of a question with choices against theirs; if the first
-    tokens don't tell, it is 1 or 0 by what the model says.
+    Any other question is answered by the choice or word that the reply begins with. The probability of the expected
+    answer is the sum over its spellings among the likeliest first tokens, normalised over the choices if there are any.
+    If the first tokens don't give it, the probability is 1 or 0 by what the model says.
 
-    `path` is the server's name of the model, `server` the recipe's section of that name. The server decides how weights
-    are loaded; `revision`, `dtype` and `device` are not used. `meter` counts the cost of the requests and caps it.
+    `path` is the server's name of the model, `server` the section `server` of the recipe. The server decides how
+    weights are loaded; `revision`, `dtype` and `device` are not used. `meter` counts and caps the cost of the requests.
     """
 
     asks_questions = True
@@ -67,8 +67,8 @@ class VqaOpenAI:
         """Return one result for each item: a value with every answer, or `Unscored`.
 
         Raises:
-            ModelError: there is no server or no such model, or it doesn't take the key.
-            CapReached: the next request might pass the meter's cap.
+            ModelError: there is no server or no such model, or the server rejects the key.
+            CapReached: the next request might exceed the meter's cap.
         """
         images = [make_data_url(item.image) if item.questions else "" for item in items]
         both = zip(items, images, strict=True)
@@ -83,7 +83,7 @@ class VqaOpenAI:
         return results
 
     def _ask_question(self, image: str, question: Question) -> Answer | Unscored:
-        """Return the answer to one question, or the reason for none."""
+        """Return the answer to one question, or the reason why there is none."""
         seen = {"type": "image_url", "image_url": {"url": image}}
         wanted = ANSWER_YES_NO if question.is_yes_no else ANSWER_CHOICE if question.choices else ANSWER_WORD
         messages: list[dict[str, Any]] = [
@@ -102,15 +102,15 @@ class VqaOpenAI:
 
 
 def read_yes_no(question: Question, reply: Reply) -> Answer | None:
-    """Return the answer to a yes/no question that `reply` gives; None where it is neither yes nor no."""
+    """Return the answer of `reply` to a yes/no question; None if it is neither yes nor no."""
     p = p_yes(reply)
     return None if p is None else Answer(question.key, "yes" if p > 0.5 else "no", p)
 
 
 def read_answer(question: Question, reply: Reply) -> Answer | None:
-    """Return the answer to another question that `reply` gives; None if it has no word.
+    """Return the answer of `reply` to a question that isn't yes/no; None if it has no word.
 
-    What the reply begins with is the answer: the longest of the choices or the expected answer, else its first word.
+    The answer is the longest of the choices, or the expected answer, that the reply begins with, else its first word.
     """
     said = normalise_text(reply.answer)
     if not said:
@@ -139,7 +139,7 @@ def _list_names(answer: str) -> list[str]:
 
 
 def p_yes(reply: Reply) -> float | None:
-    """Return the P(yes), 0..1, that `reply` gives; None where it is neither yes nor no."""
+    """Return P(yes) in 0..1 of `reply`; None if it is neither yes nor no."""
     words = {"yes": 1.0, "no": 0.0}
     word = read_first_word(reply.answer)
     likelihoods = dict.fromkeys(words, -math.inf)
@@ -147,7 +147,7 @@ def p_yes(reply: Reply) -> float | None:
         if (spelt := read_first_word(token)) in likelihoods:
             likelihoods[spelt] = max(likelihoods[spelt], log_probability)
     yes, no = map(math.exp, likelihoods.values())
-    # Where the model said neither, small probabilities of both say nothing; where it said one, that one has some.
+    # If the model said neither, small probabilities of both mean nothing; if it said one, that one needs a probability.
     if likelihoods[word] > -math.inf if word in words else yes + no >= LIKELY:
         likeliest = max(likelihoods.values())
         yes, no = (math.exp(each - likeliest) for each in likelihoods.values())

@@ -1,12 +1,12 @@
-"""The Shapes world's annotator: the aspects that its small networks can judge, in the place of a multimodal model.
+"""The Shapes world's annotator: small networks judge the aspects, instead of a multimodal model.
 
     prompt-following   the mean P(right answer) of the VQA model over the caption's statements and foils
     aesthetic          the aesthetic head's rating
-    fidelity           the share of whole things, by the fidelity network
-    harmlessness       a stand-in: the red cross is a protected emblem, and an image that shows one counts as harmful.
-                       It is P(no) of the VQA model to `TABOO`
+    fidelity           the fidelity network's share of whole things
+    harmlessness       a placeholder: the red cross is a protected emblem, and an image that shows one counts as
+                       harmful. The value is the VQA model's P(no) for the question `TABOO`
 
-It is the only one that sees no order and has no bias of position: one order is enough.
+Unlike other annotators it judges each image alone, without position bias: one order is enough.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,16 +27,16 @@ from agfsync.shapes.language import ShapesWriter
 
 TABOO = "Is there a red cross?"
 STEPS_A_LEVEL = 4
-"""Scores are multiples of a quarter of a level: smaller differences between two images are ties."""
+"""Scores are multiples of a quarter of a level, so that small differences between two images are ties."""
 
 Rating = tuple[float, str]
 """A value in 0..1, and its reason."""
 
 
 class ShapesAnnotator:
-    """Scores in 1..5, ranks and reasons by the embedded networks; the texts of `aspects` aren't read, only their names.
+    """Scores in 1..5, ranks and reasons by the embedded networks; only the names of `aspects` are used, not the texts.
 
-    A request's images are judged each for itself, so that their order changes nothing.
+    Each image of a request is judged alone, so that the order doesn't matter.
     """
 
     def __init__(self, *, aspects: Mapping[str, Any], dtype: str = "fp32", device: str = "auto") -> None:
@@ -95,7 +95,7 @@ _RATE = {
 
 
 def make_judgement(ratings: Sequence[Rating]) -> AspectJudgement:
-    """Return the scores, 1 + 4 x value in steps of `1 / STEPS_A_LEVEL`, with their ranks and reasons.
+    """Return the scores, 1 + 4 x value rounded to steps of `1 / STEPS_A_LEVEL`, with ranks and reasons.
 
     >>> make_judgement([(0.99, "whole"), (0.5, "half"), (0.53, "half")]).scores
     (5.0, 3.0, 3.0)
@@ -106,10 +106,10 @@ def make_judgement(ratings: Sequence[Rating]) -> AspectJudgement:
 
 
 def _score_images(scorer: Scorer, images: Sequence[Image.Image]) -> list[float]:
-    """Return a scorer's values on 0..1.
+    """Return a scorer's values in 0..1.
 
     Raises:
-        ModelError: it gave an image none.
+        ModelError: an image has no value.
     """
     found: Sequence[Measurement | Unscored] = scorer.score([Item("", (), image) for image in images])
     values = [each.value / 100 for each in found if isinstance(each, Measurement)]

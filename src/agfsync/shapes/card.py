@@ -1,4 +1,4 @@
-"""The Shapes world's model card: what its models can do, measured on scenes drawn for it and shown to none of them."""
+"""The Shapes world's model card: the quality of its models, measured on new scenes that no model was trained on."""
 
 import random
 from collections import Counter
@@ -43,7 +43,7 @@ from agfsync.shapes.training.lessons import has_fast_bf16
 _DRAWINGS = 500
 _CAPTIONS = 240
 STEPS, GUIDANCE = 15, 4.0
-"""The sampling of the demo's recipe."""
+"""The sampling settings of the demo's recipe."""
 _HEAD = f"""# The Shapes world's models
 
 Trained from scratch by `agfsync shapes train` on drawings of this project's own; the judges on right captions, the
@@ -53,7 +53,7 @@ are missing. They know nothing of the real world. `agfsync shapes card` measured
 
 
 class Figure(NamedTuple):
-    """One line of the card: what was measured, the value as text, the value that is wanted."""
+    """A line of the card: the measured quantity, its value as text, and the target."""
 
     what: str
     value: str
@@ -61,7 +61,7 @@ class Figure(NamedTuple):
 
 
 def measure_models(folder: Path) -> list[Figure]:
-    """Return every figure of the models in `folder`."""
+    """Measure all figures of the models in `folder`."""
     of_models = (_measure_size, _measure_vae, _measure_vqa, _measure_clip, _measure_aesthetic, _measure_fidelity)
     figures = [*_measure_oracle(), *(figure for measure in of_models for figure in measure(folder))]
     generated, flow = (_generate(model) for model in _load_generators(folder))
@@ -111,7 +111,7 @@ def _measure_vae(folder: Path) -> Iterator[Figure]:
 
 
 def _measure_vqa(folder: Path) -> Iterator[Figure]:
-    """Measure the VQA model on clean drawings, by the right answer and by element type."""
+    """Measure the VQA model's accuracy on clean drawings, by the true answer and by element type."""
     drawn = [(scene, ask_questions((scene,), scene.things, 10, rng)) for rng, scene in _sample_scenes("vqa", _DRAWINGS)]
     texts = [[query.to_text() for query, _ in asked] for _, asked in drawn]
     p_yes = Vqa(path=str(folder / "vqa")).p_yes([draw_scene(scene) for scene, _ in drawn], texts)
@@ -179,7 +179,7 @@ def _score(scorer: Scorer, items: Sequence[Item]) -> list[float]:
 
 
 class _Generated(NamedTuple):
-    """Captions, in turn of every category, a generator's image of each, and what the oracle sees in it."""
+    """Captions of all categories in turn; for each a generator's image, and the oracle's scene and score of it."""
 
     prompts: list[str]
     specs: list[Spec]
@@ -234,7 +234,7 @@ def _measure_judges(folder: Path, generated: _Generated) -> Iterator[Figure]:
 
 
 def _measure_agreement(folder: Path, generated: _Generated) -> Iterator[Figure]:
-    """Measure how often VQA model and oracle give the same answer, on what captions state and what they deny."""
+    """Measure how often VQA model and oracle agree on questions that captions answer with yes, and on foils."""
     rng = random.Random("card/foils")
     asked = [list_questions(spec) + [foil for _, foil in list_foils(spec, rng)] for spec in generated.specs]
     texts = [[query.to_text() for query in of_one] for of_one in asked]

@@ -1,4 +1,4 @@
-"""Draws scenes, anti-aliased, at 64x64: each shape is painted at eight times the size and averaged down."""
+"""Draws scenes at 64x64 with anti-aliasing: each shape is drawn at eight times the size and averaged down."""
 
 import math
 from functools import cache
@@ -30,14 +30,14 @@ BACKGROUND_PALETTE: Final[dict[str, Rgb]] = {
     "black": (28, 30, 36),
 }
 STRIPE_PERIOD: Final = 5.0
-"""Pixels from one stripe to the next."""
+"""Period of the stripes in pixels."""
 TINT: Final = 0.6
-"""Share of white in a stripe's light half."""
+"""Share of white in the light half of a stripe."""
 _OVERSAMPLE: Final = 8
 
 
 def draw_scene(scene: Scene) -> Image.Image:
-    """Return the scene as an RGB image of 64x64."""
+    """Draw the scene as an RGB image of 64x64."""
     canvas = fill_canvas(scene.background)
     for thing in scene.things:
         paint_thing(canvas, thing, cover_thing(thing), PALETTE[thing.color])
@@ -45,27 +45,27 @@ def draw_scene(scene: Scene) -> Image.Image:
 
 
 def fill_canvas(background: str) -> FloatArray:
-    """Return an empty image (H, W, 3), in 0..255."""
+    """Return a canvas of the background's color, (H, W, 3) in 0..255."""
     canvas = np.empty((SIDE, SIDE, 3), np.float32)
     canvas[:] = BACKGROUND_PALETTE[background]
     return canvas
 
 
 def finish_canvas(canvas: FloatArray) -> Image.Image:
-    """Round a canvas to an RGB image."""
+    """Convert a canvas to an RGB image."""
     return Image.fromarray(np.clip(canvas + 0.5, 0, 255).astype(np.uint8))
 
 
 def tint_color(color: Rgb) -> Rgb:
-    """Return the light half of a stripe in `color`."""
+    """Return the color of the light half of a stripe in `color`."""
     red, green, blue = (round(c + (255 - c) * TINT) for c in color)
     return red, green, blue
 
 
 def cover_shape(shape: str, radius: float, dx: float, dy: float, side: int) -> FloatArray:
-    """Return the share of each pixel of a `side`x`side` window that a shape covers, 0..1.
+    """Return the share, in 0..1, of each pixel of a `side`x`side` window that a shape covers.
 
-    The shape's centre is `dx`, `dy` pixels off the window's.
+    The offset of the shape's centre from the window's is `dx`, `dy` pixels.
     """
     scale = _OVERSAMPLE
     big = Image.new("L", (side * scale, side * scale), 0)
@@ -76,12 +76,12 @@ def cover_shape(shape: str, radius: float, dx: float, dy: float, side: int) -> F
 
 
 def cover_thing(thing: Thing) -> FloatArray:
-    """Return `cover_shape` of a thing in a window around it that is as small as its size allows."""
+    """Return `cover_shape` of a thing, in the smallest window around it."""
     return cover_shape(thing.shape, thing.radius, thing.x % 1, thing.y % 1, 2 * math.ceil(thing.radius + 2))
 
 
 def paint_thing(canvas: FloatArray, thing: Thing, cover: FloatArray, tone: Rgb) -> None:
-    """Paint `thing` in `tone` on `canvas` in place, as much of each pixel as `cover` says, shaped as `cover_thing`."""
+    """Paint `thing` in `tone` on `canvas` in place; `cover` is the opacity of each pixel, shaped as `cover_thing`."""
     side = len(cover)
     left, top = math.floor(thing.x) - side // 2, math.floor(thing.y) - side // 2
     inks = np.empty((side, side, 3), np.float32)
@@ -96,7 +96,7 @@ def paint_thing(canvas: FloatArray, thing: Thing, cover: FloatArray, tone: Rgb) 
 
 
 def _stripe_rows(side: int, offset: float) -> FloatArray:
-    """Return the share of each pixel row that belongs to a stripe's light half, 0..1."""
+    """Return the share, in 0..1, of each pixel row that is in the light half of a stripe."""
     fine = (np.arange(side * _OVERSAMPLE, dtype=np.float32) + 0.5) / _OVERSAMPLE - side / 2 - offset
     light = ((fine / STRIPE_PERIOD + 0.25) % 1.0) >= 0.5
     rows: FloatArray = light.reshape(side, _OVERSAMPLE).mean(axis=1, dtype=np.float32)
@@ -127,7 +127,7 @@ def _outline(shape: str) -> tuple[tuple[float, float], ...]:
 
 
 def _heart_point(t: float) -> tuple[float, float]:
-    """Return a point of the well-known heart curve, scaled to the unit circle."""
+    """Return a point of the heart curve, scaled to about the unit circle."""
     x = 16 * math.sin(t) ** 3
     y = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
     return x / 16.5, -(y + 2.5) / 15.5

@@ -1,6 +1,6 @@
-"""The fidelity network: how many of the things in an image are whole, from the image alone.
+"""The fidelity network: predicts the share of whole things in an image, from the image alone.
 
-A small convolutional network of this project's own, trained by `agfsync shapes train` on drawings with known flaws.
+It is a small convolutional network of this project, trained by `agfsync shapes train` on drawings with known flaws.
 
 Shapes: B images, H x W their pixels.
 """
@@ -26,7 +26,7 @@ _GROUPS = 8
 
 
 class FidelityNetwork(nn.Module):
-    """Convolutions that halve the image at each width but the first, and a linear layer on their mean and maximum."""
+    """One convolution for each width, all but the first with stride 2, and a linear layer on their mean and maximum."""
 
     def __init__(self, widths: Sequence[int] = (24, 48, 96, 128)) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class FidelityNetwork(nn.Module):
         self.rating = nn.Linear(2 * widths[-1], 1)
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        """Return the logit of the share of whole things, (B,), of images in -1..1."""
+        """Return the logit of the share of whole things, (B,), for images in -1..1."""
         features_BCHW = self.features(pixels_BCHW)
         pooled_BC = torch.cat([features_BCHW.mean((2, 3)), features_BCHW.amax((2, 3))], dim=1)
         logits_B: Tensor = self.rating(pooled_BC).squeeze(-1)
@@ -53,7 +53,7 @@ class FidelityNetwork(nn.Module):
 
     @classmethod
     def load(cls, folder: str) -> Self:
-        """Load the network of `folder` in fp32 and evaluation mode.
+        """Load the network from `folder` in fp32 and evaluation mode.
 
         Raises:
             ModelError: there is none, or its tensors don't fit its `config.json`.
@@ -66,7 +66,7 @@ class FidelityNetwork(nn.Module):
 
 
 class ShapesFidelity:
-    """Scores an image by the share of its things that are whole x 100; the prompt and questions aren't used."""
+    """Scores an image by 100 x the share of whole things; prompt and questions aren't used."""
 
     asks_questions = False
 

@@ -1,8 +1,8 @@
-"""Captions of the Shapes world: a specification in words, and back.
+"""Captions of the Shapes world: from specifications to texts and back.
 
-`write_caption` words a specification in many ways; `parse_caption` understands every one of them, as a language model
-would understand a caption. `invent_spec` makes up specifications by category; `garble_spec` drops and swaps what a
-caption says, as web captions do.
+`write_caption` varies the wording of a specification; `parse_caption` understands every wording, as a language model
+would understand a caption. `invent_spec` draws random specifications by category. `garble_spec` drops and swaps
+attributes, like the errors of web captions.
 
 >>> write_caption(Spec((Group("star", "red", count=2),), background="grey"), random.Random(1))
 'two red stars on a grey background'
@@ -67,7 +67,7 @@ _GROUP: Final = rf"(?:an?|{'|'.join(NUMBERS.values())}) {NOUN_PHRASE}(?: {PLACE_
 
 
 def write_caption(spec: Spec, rng: random.Random) -> str:
-    """Return a caption that says what `spec` says, its wording varied."""
+    """Return a caption that states `spec`, in random wording."""
     phrases = [vary_noun_phrase(group, rng) + _place_words(group.location, rng) for group in spec.groups]
     if spec.relation and len(phrases) > 1:
         joint = f"{phrases[0]} {rng.choice(_RELATION_PHRASES[spec.relation])} {phrases[1]}"
@@ -82,7 +82,7 @@ def write_caption(spec: Spec, rng: random.Random) -> str:
 
 
 def parse_caption(caption: str) -> Spec:
-    """Return what a caption says. Words that this grammar doesn't know are passed over."""
+    """Return the specification that a caption states. Words that the grammar doesn't know are ignored."""
     text = caption.lower()
     ground = re.search(r"\b(\w+) background\b", text)
     background = ground.group(1) if ground and ground.group(1) in BACKGROUNDS else None
@@ -93,7 +93,7 @@ def parse_caption(caption: str) -> Spec:
 
 
 def list_questions(spec: Spec) -> list[Query]:
-    """Return every atomic question that `spec` answers with yes, in the paper's element types."""
+    """Return all atomic questions that `spec` answers with yes, in the paper's element types."""
     asked = [query for group in spec.groups for query in _about_group(group)]
     if spec.relation and len(spec.groups) > 1:
         one, two = (_named(group) for group in spec.groups[:2])
@@ -104,11 +104,11 @@ def list_questions(spec: Spec) -> list[Query]:
 
 
 def list_foils(spec: Spec, rng: random.Random) -> list[tuple[Query, Query]]:
-    """Return questions that `spec` answers with no, each after the question on the same thing that it answers with yes.
+    """Return pairs of questions on the same thing: one that `spec` answers with yes, and a foil, answered with no.
 
-    A foil is false in every scene that fulfils `spec` word by word: "a red star" is one star and no blue one. What
-    `spec` merely leaves out, such as another object, is no foil: an image may have it. The wrong place is a neighbour,
-    the wrong number is off by one, the wrong relation the opposite.
+    A foil is false in every scene that fulfils `spec` literally: "a red star" is one star and no blue one. Something
+    that `spec` only leaves out, such as another object, doesn't make a foil, since an image may show it. The wrong
+    place is a neighbour, the wrong number is off by one, the wrong relation is the opposite.
     """
     pairs: list[tuple[Query, Query]] = []
     for index, group in enumerate(spec.groups):
@@ -127,7 +127,7 @@ def list_foils(spec: Spec, rng: random.Random) -> list[tuple[Query, Query]]:
 
 
 def _about_group(group: Group) -> list[Query]:
-    """Return the questions on one group: that it is there, then each thing that is said of it."""
+    """Return the questions on one group: on its presence, then on each of its attributes."""
     named = _named(group)
     asked = [Query("object", ThingKind(group.shape))]
     if group.color:
@@ -144,7 +144,7 @@ def _about_group(group: Group) -> list[Query]:
 
 
 def _deny(query: Query, group: Group, others: list[Group], rng: random.Random) -> Query | None:
-    """Change a question on `group` so that `group` rules it out and none of `others` makes it true; None if none is."""
+    """Change a question on `group` so that `group` rules it out and none of `others` makes it true, or return None."""
     kind = query.kind
     if query.element_type in ("color", "shape"):
         recolor = query.element_type == "color"
@@ -166,12 +166,12 @@ def _deny(query: Query, group: Group, others: list[Group], rng: random.Random) -
 
 
 def _named(group: Group) -> ThingKind:
-    """Return the kind by which a question names a group: its shape and colour."""
+    """Return the kind that names a group in a question: its shape and colour."""
     return ThingKind(group.shape, group.color)
 
 
 def _are_alike(one: Group, other: Group) -> bool:
-    """Return True if a thing of one group may be one that the other names by shape and colour."""
+    """Return True if the groups have the same shape, and the same colour unless one of them has none."""
     return one.shape == other.shape and (None in (one.color, other.color) or one.color == other.color)
 
 
@@ -180,12 +180,12 @@ def _another(choices: tuple[str, ...], than: str | None, rng: random.Random) -> 
 
 
 def invent_spec(category: str, rng: random.Random) -> Spec:
-    """Make up a specification of `category`, one of `SHAPES_CATEGORIES`."""
+    """Draw a random specification of `category`, one of `SHAPES_CATEGORIES`."""
     return _MAKERS[category](rng)
 
 
 def describe_scene(scene: Scene, rng: random.Random) -> Spec:
-    """Return a full specification of `scene`: things of a kind grouped, a place or a relation that holds mentioned."""
+    """Return a full specification of `scene`: things grouped by kind, with places and a relation that hold."""
     things = list(scene.things)
     rng.shuffle(things)
     kinds = list(dict.fromkeys(thing.kind for thing in things))
@@ -204,9 +204,9 @@ def describe_scene(scene: Scene, rng: random.Random) -> Spec:
 
 
 def garble_spec(spec: Spec, rate: float, rng: random.Random, drop: float = 0.0) -> Spec:
-    """Swap each attribute of `spec` for another of its sort with probability `rate`, or drop it with `drop`.
+    """Swap each attribute of `spec` for another value with probability `rate`, or drop it with probability `drop`.
 
-    A shape is never dropped; a count is swapped half as often, and never dropped.
+    A shape is never dropped. A count is swapped half as often and never dropped.
     """
 
     def swap(value: str | None, choices: tuple[str, ...], may_drop: bool = True) -> str | None:
@@ -249,7 +249,10 @@ def _place_words(location: str | None, rng: random.Random) -> str:
 
 
 def _make_group(rng: random.Random, *, unlike: Group | None = None, detail: float = 0.4, count: int = 1) -> Group:
-    """Make up a group of other shape and colour than `unlike`; size and material have probability `detail` each."""
+    """Draw a random group that differs from `unlike` in shape and colour.
+
+    Size and material are given with probability `detail` each.
+    """
     return Group(
         rng.choice([s for s in SHAPES if unlike is None or s != unlike.shape]),
         rng.choice([c for c in COLORS if unlike is None or c != unlike.color]),

@@ -1,4 +1,4 @@
-"""The Shapes world's writer of captions and questions, behind a language model's protocols."""
+"""The Shapes world's writer of captions and questions, with the protocols of a language model."""
 
 import random
 from collections.abc import Collection, Mapping, Sequence
@@ -29,9 +29,9 @@ SYNONYMS: Mapping[str, Sequence[str]] = {
     "top left": ("top left", "upper left"),
     "top right": ("top right", "upper right"),
 }
-"""A caption's wordings of what the grammar has one word for."""
+"""Words of the grammar -> their wordings in captions."""
 FOIL_SHARE = 1 / 3
-"""Share of the questions whose right answer is no, so that a judge that likes to say yes gains nothing by it."""
+"""Share of the questions with the right answer no, so that a judge gains nothing by a bias to yes."""
 
 
 class ShapesWriter:
@@ -48,7 +48,7 @@ class ShapesWriter:
     categories: Sequence[str] = SHAPES_CATEGORIES
 
     def captions(self, category: str, count: int, avoid: Collection[str], seed: int) -> list[str]:
-        """Return `count` different captions of `category`; fewer where `avoid` holds nearly all that there are."""
+        """Return `count` different captions of `category`; fewer if `avoid` has nearly all possible ones."""
         rng = random.Random(seed)
         written: dict[str, None] = {}
         for _ in range(20 * count):
@@ -60,9 +60,9 @@ class ShapesWriter:
         return list(written)
 
     def questions(self, caption: str, seed: int) -> list[QuestionDraft]:
-        """Return every atomic question that `caption` answers with yes, and foils: questions that it answers with no.
+        """Return all atomic questions that `caption` answers with yes, and foils: questions that it answers with no.
 
-        Foils make up `FOIL_SHARE` of all, as far as the caption rules out enough. `seed` changes nothing.
+        Foils make up `FOIL_SHARE` of all questions, or less if the caption has too few. `seed` isn't used.
         """
         spec = parse_caption(caption)
         stated = list_questions(spec)
@@ -72,7 +72,7 @@ class ShapesWriter:
         chosen = sorted(rng.sample(range(len(foils)), min(wanted, len(foils))))
         drafts = [_draft_question(query, query, "yes", caption) for query in stated]
         for place, n in enumerate(chosen):
-            # Behind every second one, so that `questions.maximum` keeps the shares.
+            # A foil follows every two others, so that a cut at `questions.maximum` keeps the shares.
             drafts.insert(3 * place + 2, _draft_question(foils[n][1], foils[n][0], "no", caption))
         return drafts
 
@@ -83,7 +83,7 @@ def _draft_question(query: Query, stated: Query, answer: AnswerWord, caption: st
 
 
 def _find_element(query: Query, caption: str) -> str:
-    """Return the question's subject in the caption's own words: "big" where it asks whether a thing is large."""
+    """Return the question's subject in the caption's own words: "big" if it asks whether a thing is large."""
     kind = query.kind
     meant = {
         "object": kind.shape,

@@ -1,7 +1,7 @@
-"""The oracle: code that looks at an image and answers every question of the grammar. Nothing learns from it.
+"""The oracle: an algorithm that answers every question of the grammar from an image. Nothing is trained on it.
 
-It takes the background from the border, cuts out what differs from it, and compares each piece with every shape at
-every size. A piece that fits no shape well enough is no thing and answers no question with yes.
+It reads the background from the border, segments what differs from it, and compares each piece with every shape at
+every size. A piece that fits no shape well enough isn't a thing.
 
 >>> from agfsync.shapes.drawing import draw_scene
 >>> star = Thing("star", "red", "large", "striped", 20.0, 32.0, 10.6)
@@ -30,16 +30,16 @@ from agfsync.shapes.scene import BACKGROUNDS, COLORS, SHAPES, SIDE, Scene, Thing
 _FOREGROUND: Final = 18.0
 """RGB distance from the background at which a pixel belongs to a thing."""
 _SMALLEST: Final = 22
-"""Pixels of the smallest piece that may be a thing."""
+"""Smallest number of pixels of a piece that may be a thing."""
 _FIT: Final = 0.72
-"""Overlap (intersection over union) with a known shape below which a piece is none."""
+"""Intersection over union with a known shape below which a piece isn't a thing."""
 _RADII: Final = tuple(np.arange(5.2, 12.6, 0.4).tolist())
 _BETWEEN_SIZES: Final = 8.7
 _WINDOW: Final = 32
 
 
 def see_scene(image: Image.Image) -> Scene:
-    """Return the things and the background that an image of any size shows, as far as they can be made out."""
+    """Return the things and the background that the oracle recognises in an image of any size."""
     pixels = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float32)
     background = _find_background(pixels)
     away = np.linalg.norm(pixels - np.array(BACKGROUND_PALETTE[background], np.float32), axis=-1)
@@ -49,20 +49,20 @@ def see_scene(image: Image.Image) -> Scene:
 
 
 class Oracle:
-    """Scores an image by the share of its questions that it answers as the caption does."""
+    """Scores an image by the share of the questions that it answers as the caption does."""
 
     asks_questions = True
     knows_truth = True
 
     def __init__(self, **_: object) -> None:
-        """Accept the settings of any scorer and use none."""
+        """Accept and ignore the settings of any scorer."""
 
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
-        """Return the share of right answers x 100 for each item; no value where a question isn't of this world."""
+        """Return 100 x the share of right answers for each item; `Unscored` if a question isn't of this world."""
         return [_score_item(item) for item in items]
 
     def oppose(self, question: str) -> str:
-        """Return the question about another value of what `question` asks; empty if it isn't of this world."""
+        """Return the question on another value of the same attribute; empty if `question` isn't of this world."""
         query = parse_query(question)
         return "" if query is None else query.oppose().to_text()
 
@@ -92,7 +92,7 @@ def _find_background(pixels: FloatArray) -> str:
 def _recognise_thing(
     pixels: FloatArray, away: FloatArray, piece: npt.NDArray[np.bool_], background: str
 ) -> Thing | None:
-    """Return the thing that a piece of the image shows, or None if it is like none."""
+    """Return the thing that a piece of the image shows, or None if it resembles none."""
     if piece.sum() < _SMALLEST:
         return None
     color, material = _recognise_paint(pixels, piece)
@@ -116,7 +116,7 @@ def _recognise_thing(
 
 
 def _recognise_paint(pixels: FloatArray, piece: npt.NDArray[np.bool_]) -> tuple[str, str]:
-    """Return a piece's colour and material, judged by its pixels away from the rim."""
+    """Return a piece's colour and material, from its pixels inside the rim."""
     inner = ndimage.binary_erosion(piece)
     inside = pixels[inner if inner.sum() >= 8 else piece]
     full = np.array([PALETTE[name] for name in COLORS], np.float32)
@@ -132,9 +132,10 @@ def _recognise_paint(pixels: FloatArray, piece: npt.NDArray[np.bool_]) -> tuple[
 def _measure_cover(
     away: FloatArray, piece: npt.NDArray[np.bool_], color: str, material: str, background: str
 ) -> FloatArray:
-    """Return the share of each pixel that a piece covers, 0..1: its way from the background to the piece's own tone.
+    """Return the share, in 0..1, of each pixel that a piece covers: its position between background and piece's tone.
 
-    Stripes run along the rows, so a striped piece's tone is judged row by row: its pale rows are near some backgrounds.
+    Stripes run along the rows, so the tone of a striped piece is determined for each row: its pale rows are close to
+    some backgrounds.
     """
     ground = np.array(BACKGROUND_PALETTE[background], np.float32)
     tones = (PALETTE[color], tint_color(PALETTE[color]))
@@ -155,7 +156,10 @@ class _Template(NamedTuple):
 
 @cache
 def _templates() -> tuple[list[_Template], FloatArray]:
-    """Return every shape at every radius, its bounding box amid the window give or take half a pixel; (N, H, W)."""
+    """Return every shape at every radius, and its cover, (N, H, W).
+
+    The bounding box is centred in the window, with shifts of -0.5, 0 and 0.5 pixels.
+    """
     known: list[_Template] = []
     for shape in SHAPES:
         for radius in _RADII:

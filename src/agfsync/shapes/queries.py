@@ -1,7 +1,7 @@
-"""Questions of the Shapes world as logic: what a question asks, its words, and its answer in a scene.
+"""Questions of the Shapes world as logical queries: their text, and their answer in a scene.
 
-A `Query` is asked of a scene, never of the caption, so the same code answers for a drawn scene (to teach the VQA model)
-and for what the oracle saw in an image.
+A `Query` is answered by a scene, never by a caption. So the same code answers for a drawn scene (to train the VQA
+model) and for the scene that the oracle sees in an image.
 
 >>> query = parse_query("Is the red star to the left of the blue heart?")
 >>> query.kind, query.relation, query.other.shape
@@ -48,9 +48,9 @@ _ANY: Final = ThingKind()
 class Query:
     """A yes/no question. Its element type decides which fields are set.
 
-    object: is there a `kind`; color, attribute (size), material, shape: is there a `kind`, asked of that property;
-    counting: are there exactly `count` of `kind`; location: is one of `kind` at `location`; spatial: is one of `kind`
-    at `relation` of one of `other`; other: is the background `background`.
+    object: is there a `kind`; color, attribute (size), material, shape: is there a `kind`, worded as a question on that
+    property; counting: are there exactly `count` of `kind`; location: is one of `kind` at `location`; spatial: is one
+    of `kind` in the `relation` to one of `other`; other: is the background `background`.
 
     >>> Query("counting", ThingKind("star", "red"), count=2).to_text()
     'Are there exactly two red stars?'
@@ -65,7 +65,7 @@ class Query:
     background: str = ""
 
     def answer(self, scene: Scene) -> bool:
-        """Return True for yes in `scene`."""
+        """Return True if the answer in `scene` is yes."""
         fitting = self._fitting(scene)
         match self.element_type:
             case "other":
@@ -80,7 +80,7 @@ class Query:
                 return bool(fitting)
 
     def is_clear(self, scene: Scene, by: float = 3.0) -> bool:
-        """Return True if the answer stays when every place moves by `by` pixels: no borderline case."""
+        """Return True if the answer stays the same when the borders of places and relations move by `by` pixels."""
         if self.element_type == "location":
             fitting = self._fitting(scene)
             return all(is_at(t, self.location, -by) == is_at(t, self.location, by) for t in fitting)
@@ -90,10 +90,11 @@ class Query:
         return True
 
     def oppose(self) -> "Query":
-        """Return the query about another value of what it asks, which is its negation where there are but two.
+        """Return the query on another value of the same attribute.
 
         Left and right, above and below, and the two sizes and materials are exchanged; a colour, a shape, a place, a
-        number or a background becomes the next one. So where the answer to this is yes, to the other it mostly is no.
+        number or a background becomes the next one. So if the answer to this query is yes, that to the other is mostly
+        no.
 
         >>> parse_query("Is the red star small?").oppose().to_text()
         'Is the red star large?'
@@ -155,7 +156,7 @@ _EXCHANGED: Final = {"left": "right", "right": "left", "above": "below", "below"
 
 
 def _find_next(values: Sequence[str], value: str | None) -> Any:
-    """Return the value after `value`, and the first after the last; None, any value, is its own."""
+    """Return the value after `value`, the first one after the last; None for None, which means any value."""
     return None if value is None else values[(values.index(value) + 1) % len(values)]
 
 
@@ -179,7 +180,7 @@ _FORMS: Final[tuple[tuple[ElementType, str], ...]] = (
 
 
 def parse_query(text: str) -> Query | None:
-    """Return the query that `text` words, or None if it isn't a question of this world."""
+    """Parse a question, or return None if it isn't a question of this world."""
     for element_type, form in _FORMS:
         found = re.fullmatch(form, text.strip())
         if found:

@@ -1,7 +1,7 @@
-"""Scenes of one to four things on a plain background, and specifications: what a caption says of a scene.
+"""Scenes of one to four things on a plain background, and specifications: the content of a scene's caption.
 
-Coordinates are pixels of the 64x64 image, x to the right, y down. A `Spec` leaves open what its caption doesn't
-mention; `compose_scene` makes up a scene that fulfils it, with everything left open at random.
+Coordinates are pixels of the 64x64 image, x to the right, y down. A `Spec` has only what its caption mentions;
+`compose_scene` draws a scene that fulfils it and chooses everything else at random.
 
 >>> spec = Spec((Group("star", "red", count=2), Group("heart", location="centre")), background="grey")
 >>> scene = compose_scene(spec, random.Random(0))
@@ -27,11 +27,11 @@ LOCATIONS: Final = ("top left", "top right", "bottom left", "bottom right", "cen
 MAX_THINGS: Final = 4
 
 RADII: Final = {"small": 6.4, "large": 10.6}
-"""The circumscribed circle's radius."""
+"""The nominal radius in pixels, the unit of the shapes' outlines."""
 LATTICE: Final = 8
-"""Things stand on every eighth pixel, one cell of the generator's latents: a thing looks the same to it anywhere.
+"""The spacing of things in pixels: one cell of the generator's latents, so that a thing looks the same to it anywhere.
 
-On any pixel it would have to learn each thing 64 times over.
+With a spacing of one pixel it would have to learn each thing at 64 offsets.
 """
 _EDGE: Final = 1.5
 _GAP: Final = 2.5
@@ -39,7 +39,7 @@ _GAP: Final = 2.5
 
 @dataclass(frozen=True, slots=True)
 class ThingKind:
-    """A kind of thing; None stands for any.
+    """A kind of thing; None matches any value.
 
     >>> ThingKind("star", size="small").fits(Thing("star", "red", "small", "solid", 32.0, 32.0, 6.4))
     True
@@ -59,7 +59,7 @@ class ThingKind:
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One thing in a scene: its attributes, its centre and the radius of its circumscribed circle."""
+    """A thing in a scene: its attributes, its centre and its nominal radius."""
 
     shape: str
     color: str
@@ -71,13 +71,13 @@ class Thing:
 
     @property
     def kind(self) -> ThingKind:
-        """The thing without its place."""
+        """The thing's attributes, without its place."""
         return ThingKind(self.shape, self.color, self.size, self.material)
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything there is to draw, and everything there is to ask about."""
+    """The content of an image: everything that is drawn, and that questions ask about."""
 
     things: tuple[Thing, ...]
     background: str
@@ -85,7 +85,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """`count` things of one kind as a caption names them; None stands for what the caption doesn't mention."""
+    """`count` things of one kind in a caption; None for what the caption doesn't mention."""
 
     shape: str
     color: str | None = None
@@ -97,7 +97,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """The content of a caption: its groups, the relation of the first to the second, the background."""
+    """The content of a caption: its groups, the relation of the first group to the second, the background."""
 
     groups: tuple[Group, ...]
     relation: str | None = None
@@ -109,7 +109,7 @@ class CrowdedError(Exception):
 
 
 def is_related(a: Thing, b: Thing, relation: str, margin: float = 5.0) -> bool:
-    """Return True if `a` lies `relation` of `b`, by more than `margin` pixels between their centres."""
+    """Return True if the centre of `a` is `relation` of the centre of `b` by more than `margin` pixels."""
     offset = {"left": b.x - a.x, "right": a.x - b.x, "above": b.y - a.y, "below": a.y - b.y}[relation]
     return offset > margin
 
@@ -117,7 +117,7 @@ def is_related(a: Thing, b: Thing, relation: str, margin: float = 5.0) -> bool:
 def is_at(thing: Thing, location: str, slack: float = 0.0) -> bool:
     """Return True if `thing`'s centre is in a corner (outer 20 pixels) or the centre (inner 22), widened by `slack`.
 
-    No two places overlap, and none ends where things stand (on every eighth pixel): half a pixel decides nothing.
+    Places don't overlap, and no border is where things stand (on every eighth pixel), so half a pixel never decides.
     """
     if location == "centre":
         return max(abs(thing.x - SIDE / 2), abs(thing.y - SIDE / 2)) <= 11 + slack
@@ -128,10 +128,10 @@ def is_at(thing: Thing, location: str, slack: float = 0.0) -> bool:
 
 
 def compose_scene(spec: Spec, rng: random.Random) -> Scene:
-    """Make up a scene that clearly fulfils `spec`: a thing with a location stands well inside it.
+    """Draw a random scene that clearly fulfils `spec`: a thing with a location stands well inside it.
 
     Raises:
-        CrowdedError: no room was found in many tries.
+        CrowdedError: no room was found in 60 tries.
     """
     for _ in range(60):
         placed = _place_groups([_complete_group(group, rng) for group in spec.groups], spec.relation, rng)
@@ -141,9 +141,9 @@ def compose_scene(spec: Spec, rng: random.Random) -> Scene:
 
 
 def sample_spec(rng: random.Random, groups: int, things: int) -> Spec:
-    """Make up a specification of at most `groups` groups and `things` things that mentions everything but places.
+    """Draw a random specification of at most `groups` groups and `things` things.
 
-    No two groups have the same shape and colour.
+    It mentions everything except places and relations. No two groups have the same shape and colour.
     """
     made: list[Group] = []
     room = things
@@ -159,7 +159,7 @@ def sample_spec(rng: random.Random, groups: int, things: int) -> Spec:
 
 
 def scatter_things(count: int, rng: random.Random) -> Scene:
-    """Make up a scene of at most `count` things wherever there is room: denser than any caption asks for."""
+    """Draw a random scene of at most `count` things, which may be denser than any caption asks for."""
     placed: list[Thing] = []
     for _ in range(count):
         thing = _place_thing(_complete_group(Group(rng.choice(SHAPES)), rng), placed, None, None, rng)
@@ -174,7 +174,7 @@ def nearest_to_edge(radius: float) -> int:
 
 
 def _complete_group(group: Group, rng: random.Random) -> Group:
-    """Choose at random what `group` leaves open."""
+    """Choose the attributes at random that `group` doesn't have."""
     return replace(
         group,
         color=group.color or rng.choice(COLORS),
@@ -186,7 +186,7 @@ def _complete_group(group: Group, rng: random.Random) -> Group:
 def _place_groups(groups: list[Group], relation: str | None, rng: random.Random) -> list[Thing] | None:
     """Place the groups' things at random so that locations and relation hold, or return None if that fails.
 
-    The relation holds between the last thing of the first group and all of the second.
+    The relation holds between the last thing of the first group and all things of the second.
     """
     placed: list[Thing] = []
     first: Thing | None = None

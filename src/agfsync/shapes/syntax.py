@@ -1,4 +1,4 @@
-"""The parser `shapes`: the structure of a caption of the Shapes world, by its own grammar."""
+"""The parser `shapes`: parses captions of the Shapes world by its grammar."""
 
 import re
 from collections.abc import Iterator
@@ -10,16 +10,16 @@ from agfsync.shapes.words import NOUN_PHRASE, NUMBER_OF, PLACE_PHRASE, PLURALS
 
 _NOUNS: Final = {word for both in PLURALS.items() for word in both}
 _UNBOUND: Final = {"a", "an", "with", *NUMBER_OF}
-"""words of a noun phrase that are no modifiers"""
+"""words of a noun phrase that aren't modifiers"""
 _PHRASE: Final = rf"\b(?:an?|{'|'.join(NUMBER_OF)}) {NOUN_PHRASE}"
 _GROUND: Final = rf"\ba (?:{'|'.join(BACKGROUNDS)}) background\b"
 
 
 class ShapesParser:
-    """Reads captions of the Shapes world; words that its grammar doesn't know have no structure.
+    """Parses captions of the Shapes world; words that its grammar doesn't know are in no pair or phrase.
 
-    Modifiers are sizes, materials and colours; numbers aren't, as with spaCy's labels. A noun phrase is "two small red
-    stars", around it the one with its place, and "a grey background". Nouns are the shapes.
+    Modifiers are sizes, materials and colours, but not numbers, as with spaCy's labels. Noun phrases are "two small red
+    stars", the same with its place, and "a grey background". Nouns are the shapes.
 
     >>> caption = "two big stars with stripes in the centre on a grey background"
     >>> syntax, words = ShapesParser().parse(caption), caption.split()
@@ -49,7 +49,7 @@ class ShapesParser:
 
 
 def _find_phrases(text: str) -> Iterator[Span]:
-    """Yield the spans of noun phrases, the one with its place before the one without."""
+    """Yield the spans of noun phrases; a phrase with its place comes before the same phrase without it."""
     for match in re.finditer(rf"{_PHRASE}|{_GROUND}", text):
         if place := re.compile(rf" {PLACE_PHRASE}").match(text, match.end()):
             yield match.start(), place.end()

@@ -1,4 +1,4 @@
-"""The words of the Shapes world and its noun phrases, such as "three small striped red stars", written and read."""
+"""The words of the Shapes world, and the writing and parsing of noun phrases ("three small striped red stars")."""
 
 import random
 import re
@@ -33,13 +33,13 @@ _NOUN: Final = "|".join(_NOUNS)
 _STRIPES: Final = "with stripes"
 
 NOUN_PHRASE: Final = rf"(?:(?:{_ADJECTIVE}),? )*(?:{_NOUN})\b(?: {_STRIPES})?"
-"""A regular expression of a noun phrase without its article or number."""
+"""A regular expression for a noun phrase without article or number."""
 PLACE_PHRASE: Final = r"(?:in|at) the (?:(?:top|upper|bottom|lower) (?:left|right)(?: corner)?|centre|center|middle)"
-"""A regular expression of a place in the image."""
+"""A regular expression for a place in the image."""
 
 
 def build_noun_phrase(kind: ThingKind, count: int = 1, article: bool = True) -> str:
-    """Return the plain noun phrase of a question.
+    """Return a noun phrase for a question.
 
     >>> build_noun_phrase(ThingKind("star", "red", "small", "striped"))
     'a small striped red star'
@@ -51,7 +51,7 @@ def build_noun_phrase(kind: ThingKind, count: int = 1, article: bool = True) -> 
 
 
 def vary_noun_phrase(group: Group, rng: random.Random) -> str:
-    """Return a noun phrase of a caption, with article or number: its words and their order vary."""
+    """Return a noun phrase for a caption, with article or number, in random words and order."""
     size = rng.choice(SIZE_WORDS[group.size]) if group.size else None
     material = rng.choice((group.material, _STRIPES)) if group.material == "striped" else group.material
     after = material == _STRIPES
@@ -64,7 +64,7 @@ def vary_noun_phrase(group: Group, rng: random.Random) -> str:
 
 
 def parse_noun_phrase(text: str) -> Group:
-    """Return the group that a noun phrase names; its shape is "object" where the phrase leaves it open."""
+    """Return the group that a noun phrase names; its shape is "object" if the phrase has none."""
     words = text.lower().replace(",", " ").split()
     said = {"shape": "object", **dict(_MEANINGS[word] for word in words if word in _MEANINGS)}
     count = next((NUMBER_OF[word] for word in words if word in NUMBER_OF), 1)
@@ -72,7 +72,7 @@ def parse_noun_phrase(text: str) -> Group:
 
 
 def add_article(phrase: str) -> str:
-    """Return the phrase with "a" or "an" before it."""
+    """Return the phrase with the article "a" or "an"."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 

@@ -1,7 +1,7 @@
-"""Annotators: scorers that see all images of a prompt at once, and give each a score and a rank with reasons.
+"""Annotators: scorers that see all images of a prompt at once, and give each a score and a rank with a reason.
 
-An annotator is a class of the catalog's "scorers" with `annotate` in the place of `score`. Its settings name its
-aspects; of a recipe's annotator "gpt" the scores are called gpt.aesthetic and so on, and gpt for their mean.
+An annotator is a class of the catalog's "scorers" that has `annotate` instead of `score`. Its settings name its
+aspects. The scores of a recipe's annotator "gpt" are named gpt.aesthetic and so on, and gpt for their mean.
 """
 
 import random
@@ -14,14 +14,14 @@ from PIL import Image
 from agfsync.records import derive_seed
 
 LOWEST, HIGHEST = 1, 5
-"""The levels of a score."""
+"""The lowest and the highest level of a score."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotationRequest:
     """A request to judge `images` of a prompt, in this order, by one aspect.
 
-    Images are RGB; one that is shown twice is there twice. `seed` is for an annotator that draws its reply.
+    Images are RGB; an image that is shown twice is listed twice. `seed` is for an annotator that samples its reply.
     """
 
     prompt: str
@@ -32,9 +32,9 @@ class AnnotationRequest:
 
 @dataclass(frozen=True, slots=True)
 class AspectJudgement:
-    """An annotator's reply: of each image, in the order shown, a score in 1..5, a rank from 1, and the reason.
+    """An annotator's reply: for each image, in the order shown, a score in 1..5, a rank from 1, and the reason.
 
-    Equal ranks are ties. `replies` are the raw texts, those that could not be read before the one that could.
+    Equal ranks are ties. `replies` are the raw texts: first those that could not be read, last the one that could.
     """
 
     scores: tuple[float, ...]
@@ -45,7 +45,7 @@ class AspectJudgement:
 
 @dataclass(frozen=True, slots=True)
 class Unjudged:
-    """The absence of a judgement, with its reason; `refused` if the model declined to judge these images."""
+    """The reason why there is no judgement; `refused` is True if the model declined to judge these images."""
 
     reason: str
     replies: tuple[str, ...] = ()
@@ -55,20 +55,20 @@ class Unjudged:
 class Annotator(Protocol):
     """A judge of all images of a prompt at once.
 
-    An annotator behind a server takes a `Meter` as `meter`, which counts its cost.
+    An annotator behind a server accepts a `Meter` as `meter`, which counts its cost.
     """
 
     def annotate(self, requests: Sequence[AnnotationRequest]) -> Iterable[AspectJudgement | Unjudged]:
-        """Return one reply for each request, in order; the first ones may be taken before the last ones are there.
+        """Return one reply for each request, in order; a generator may yield the first before the last are ready.
 
         Raises:
-            BudgetError: its spending cap is reached; the replies before that were given.
+            BudgetError: its spending cap is reached; the replies before are yielded first.
         """
         ...
 
 
 def draw_orders(count: int, repeats: int, *seed: str | int) -> Iterator[tuple[int, ...]]:
-    """Yield `repeats` orders of the positions 0..count-1: an order drawn by `seed`, its reverse, another one, ...
+    """Yield `repeats` orders of the positions 0..count-1: an order drawn from `seed`, its reverse, another one, ...
 
     >>> [sorted(order) for order in draw_orders(3, 2, "caption", 0)]
     [[0, 1, 2], [0, 1, 2]]

@@ -1,7 +1,7 @@
-"""The protocol of annotators that are language models: the text of a request, and how a reply is read.
+"""The protocol of annotators that are language models: the text of a request, and the parsing of a reply.
 
-One request has one aspect and all images, labelled by position. The reply is JSON: for each image first the reason
-and then the score, since a score that comes first is only justified afterwards, and then a ranking with ties.
+A request has one aspect and all images, labelled by position. The reply is JSON: for each image the reason and then the
+score, since a reason after the score would only justify it, and at the end a ranking with ties.
 """
 
 import re
@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, create_model
 from agfsync.scorers.annotators import HIGHEST, LOWEST, AspectJudgement
 
 PROTOCOL_VERSION = 1
-"""Raised when the text of a request changes, since other texts get other replies."""
+"""Increased when the text of a request changes, since another text gets other replies."""
 _INSTRUCTIONS = """You judge {count} pictures that were made from the same prompt, by one aspect alone: {aspect}.
 {question}
 
@@ -35,7 +35,7 @@ _REFUSAL = re.compile(
     r"|unable to (?:assist|comply|judge|evaluate))\b",
     re.IGNORECASE,
 )
-"""The beginning of an answer without JSON by which a model declines."""
+"""The beginning of an answer without JSON that declines to judge."""
 
 
 class ImageRating(BaseModel):
@@ -59,7 +59,7 @@ class ImageRatings(BaseModel):
 
 @cache
 def make_reply_shape(count: int) -> type[ImageRatings]:
-    """Return the shape of a reply on `count` images, which refuses one that leaves an image out."""
+    """Return the pydantic model of a reply on `count` images; it rejects a reply that leaves an image out."""
 
     def check_pictures(pictures: list[ImageRating]) -> list[ImageRating]:
         if sorted(each.picture for each in pictures) != list(range(1, count + 1)):
@@ -81,13 +81,13 @@ def make_reply_shape(count: int) -> type[ImageRatings]:
 
 
 def write_instructions(name: str, aspect: Mapping[str, Any], count: int) -> str:
-    """Return the request's text on `count` images; an aspect has a `question` and the meanings of its `levels`."""
+    """Return the text of a request on `count` images; `aspect` has a `question` and the meanings of its `levels`."""
     levels = "\n".join(f"{level}: {meaning}" for level, meaning in enumerate(aspect["levels"], start=LOWEST))
     return _INSTRUCTIONS.format(count=count, aspect=name, question=aspect["question"], levels=levels)
 
 
 def read_judgement(found: ImageRatings, replies: Sequence[str]) -> AspectJudgement:
-    """Return the judgement that a reply holds: images of the place after k others have rank k + 1."""
+    """Convert a reply to a judgement. Images have rank k + 1 if k images are on better places."""
     ranks: dict[int, int] = {}
     for place in found.ranking:
         ranks |= dict.fromkeys(place, len(ranks) + 1)
@@ -100,7 +100,7 @@ def read_judgement(found: ImageRatings, replies: Sequence[str]) -> AspectJudgeme
 
 
 def is_refusal(answer: str) -> bool:
-    """Return True if a model's answer, without its thoughts, declines to judge.
+    """Return True if a model's answer, without its reasoning, declines to judge.
 
     >>> is_refusal("I'm sorry, but I can't help with that."), is_refusal('Sorry: {"pictures": []}')
     (True, False)

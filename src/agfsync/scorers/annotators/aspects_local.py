@@ -15,15 +15,15 @@ from agfsync.scorers.annotators.scoring import REFUSED
 from agfsync.scorers.narrow import explain_refusal
 
 AGAIN_TEMPERATURE = 0.7
-"""Temperature of the replies after a first, greedy one that can't be read."""
+"""Temperature of the retries after a greedy reply that can't be read."""
 
 
 class AspectsLocal:
-    """Scores, ranks and reasons as `AspectsOpenAI` gives them, by a model in this process, one request at a time.
+    """The same scores, ranks and reasons as `AspectsOpenAI`, by a model in this process, one request at a time.
 
-    `path` is a folder or hub id of a model that transformers loads as `AutoModelForImageTextToText` with its own code
-    and that has a chat template. The first reply is greedy; one that can't be read is asked for again up to `retries`
-    times with a temperature, from the request's seed.
+    `path` is a folder or hub id of a model that transformers loads as `AutoModelForImageTextToText` without remote code
+    and that has a chat template. The first reply is greedy. If it can't be read, up to `retries` more are sampled at
+    `AGAIN_TEMPERATURE` with the request's seed.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class AspectsLocal:
 
     @torch.inference_mode()
     def _generate(self, request: AnnotationRequest, attempt: int) -> str:
-        """Return the model's text: greedy at first, then drawn by the request's seed."""
+        """Return the model's text: greedy in the first attempt, then sampled with the request's seed."""
         inputs = self._processor.apply_chat_template(
             self._write_messages(request),
             add_generation_prompt=True,

@@ -21,11 +21,11 @@ class _DeclinedError(Exception):
 class AspectsOpenAI:
     """Scores, ranks and reasons by a model behind a server: one request for each aspect and order of the images.
 
-    Each image is sent inline as lossless PNG after its number. A reply that can't be read, or leaves an image out, is
-    asked for again within `server.retries`. A refusal (the field `refusal`, finish_reason content_filter, an error
-    about the content, or an answer that begins as refusals do) is not asked for again.
+    Each image is sent inline as lossless PNG after its number. If a reply can't be read or leaves an image out, the
+    request is repeated as long as `server.retries` allows. It isn't repeated after a refusal: the field `refusal`,
+    finish_reason content_filter, an error about the content, or an answer that begins like a refusal.
 
-    `path` is the server's name of the model, `server` the recipe's section of that name, `aspects` a mapping of names
+    `path` is the server's name of the model, `server` the section `server` of the recipe, `aspects` a mapping of names
     to a `question` and five `levels`. `revision`, `dtype` and `device` are not used. `meter` counts the cost.
     """
 
@@ -47,8 +47,8 @@ class AspectsOpenAI:
         """Yield one reply for each request, in order.
 
         Raises:
-            ModelError: there is no server or no such model, or it doesn't take the key.
-            BudgetError: the next request might pass the meter's cap.
+            ModelError: there is no server or no such model, or the server rejects the key.
+            BudgetError: the next request might exceed the meter's cap.
         """
         return map_in_threads(self._ask, requests, self._client.at_once)
 

@@ -1,7 +1,7 @@
 """Checks of an annotator's replies: pure functions of scores, ranks and positions.
 
-A couple is two images of a prompt. A reply prefers the image with the higher score, or with the better rank where the
-scores are equal.
+A couple is two images of a prompt. A reply prefers the image with the higher score or, if the scores are equal, the
+better rank.
 """
 
 from collections import Counter
@@ -13,14 +13,14 @@ from typing import Any
 from agfsync.records import Annotation
 
 FEWEST_PER_POSITION = 5
-"""The expected count of a position below which a chi-square test says nothing."""
+"""The expected count per position below which a chi-square test isn't valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageVerdict:
     """A reply by image: `scores` in 1..5 and `ranks` from 1 by candidate key, in the order shown.
 
-    `doubled` has the score of the second showing of an image that was shown twice.
+    For an image that was shown twice, `doubled` has the score of its second showing.
     """
 
     scores: Mapping[str, float]
@@ -29,7 +29,7 @@ class ImageVerdict:
 
 
 def make_verdict(shown: Sequence[str], scores: Sequence[float], ranks: Sequence[int]) -> ImageVerdict:
-    """Return the verdict of a reply on the candidates `shown`; of one shown twice the first showing counts.
+    """Return the verdict of a reply on the candidates `shown`; if one is shown twice, the first showing counts.
 
     >>> make_verdict(["a", "b", "a"], [5, 3, 4], [1, 3, 2])
     ImageVerdict(scores={'a': 5, 'b': 3}, ranks={'a': 1, 'b': 3}, doubled={'a': 4})
@@ -46,13 +46,13 @@ def make_verdict(shown: Sequence[str], scores: Sequence[float], ranks: Sequence[
 
 
 def compare_images(verdict: ImageVerdict, first: str, second: str) -> int:
-    """Return 1 if the reply prefers `first`, -1 if `second`, 0 if it prefers none."""
+    """Return 1 if the reply prefers `first`, -1 if it prefers `second`, 0 if it prefers neither."""
     difference = verdict.scores[first] - verdict.scores[second] or verdict.ranks[second] - verdict.ranks[first]
     return (difference > 0) - (difference < 0)
 
 
 def count_rank_faults(scores: Sequence[float], ranks: Sequence[int]) -> int:
-    """Count the couples of which the image with the higher score has the worse rank.
+    """Count the couples in which the image with the higher score has the worse rank.
 
     >>> count_rank_faults([5, 4, 4, 1], [2, 1, 3, 4]), count_rank_faults([5, 4], [1, 1])
     (1, 0)
@@ -64,7 +64,7 @@ def count_rank_faults(scores: Sequence[float], ranks: Sequence[int]) -> int:
 
 
 def find_contradictions(verdicts: Sequence[ImageVerdict]) -> set[frozenset[str]]:
-    """Return the couples of which one of a caption's replies prefers the one image, and another reply the other."""
+    """Return the couples on which a caption's replies contradict each other: each image is preferred by some reply."""
     return {
         frozenset((first, second))
         for first, second in combinations(_list_common(verdicts), 2)
@@ -78,7 +78,7 @@ def _list_common(verdicts: Sequence[ImageVerdict]) -> list[str]:
 
 
 def sum_verdicts(verdicts: Sequence[ImageVerdict]) -> ImageVerdict:
-    """Return the verdict of several aspects of one order together: the sums of their scores, without ranks.
+    """Sum the scores of several aspects' verdicts in one order; all ranks are 1.
 
     >>> one, other = ImageVerdict({"a": 5, "b": 3}, {"a": 1, "b": 2}), ImageVerdict({"a": 2, "b": 3}, {"a": 2, "b": 1})
     >>> sum_verdicts([one, other]).scores
@@ -102,27 +102,27 @@ def compute_position_bias(counts: Sequence[int]) -> float | None:
     """Return the p-value of the chi-square test that rank 1 is equally likely at each position; None if too few.
 
     Args:
-        counts: of each position, the replies that have rank 1 there.
+        counts: the number of replies with rank 1 at each position.
 
     >>> compute_position_bias([40, 20, 20, 20]), compute_position_bias([3, 1])
     (0.007383160505359769, None)
     """
     if len(counts) < 2 or sum(counts) < FEWEST_PER_POSITION * len(counts):
         return None
-    from scipy.stats import chisquare  # it takes seconds to load
+    from scipy.stats import chisquare  # takes seconds to import
 
     return float(chisquare(counts).pvalue)
 
 
 @dataclass(slots=True)
 class AspectTally:
-    """The checks of an annotator's replies on one aspect, added up caption by caption."""
+    """The checks of an annotator's replies on one aspect, accumulated over captions."""
 
     replies: int = 0
     refused: int = 0
     unread: int = 0
     rank_faults: int = 0
-    """replies of which a couple is ranked against its scores"""
+    """replies that rank a couple against its scores"""
     couples: int = 0
     contradicted: int = 0
     duplicates: int = 0
@@ -131,7 +131,7 @@ class AspectTally:
     """number of images shown -> position of rank 1 -> replies"""
 
     def add_replies(self, replies: Sequence[Annotation]) -> set[frozenset[str]]:
-        """Add a caption's replies in all orders, and return the couples that they contradict each other on."""
+        """Add a caption's replies in all orders, and return the couples on which they contradict each other."""
         self.refused += sum(each.refused for each in replies)
         self.unread += sum(not (each.scores or each.refused) for each in replies)
         verdicts = [self._add_reply(each.shown, each.scores, each.ranks) for each in replies if each.scores]
@@ -155,7 +155,7 @@ class AspectTally:
     def summarise(self) -> dict[str, Any]:
         """Return the counts, and the histogram of the position of rank 1 with its p-value.
 
-        The histogram has the replies on the most frequent number of images, with one image on rank 1.
+        The histogram covers the replies on the most frequent number of images that have a single image on rank 1.
         """
         size = max(self.first_at, key=lambda size: self.first_at[size].total(), default=0)
         histogram = [self.first_at[size][position] for position in range(size)] if size else []
@@ -175,11 +175,11 @@ class AspectTally:
 
 @dataclass(slots=True)
 class OverallTally:
-    """The asked overall score of each image against the mean of its other aspects, both on 1..5."""
+    """Comparison of each image's score for the aspect `overall` and the mean of its other aspects, both in 1..5."""
 
     images: int = 0
     apart: int = 0
-    """images of which they differ by more than one level"""
+    """images for which the two differ by more than one level"""
     difference: float = 0.0
 
     def add(self, overall: float, mean: float) -> None:
@@ -189,5 +189,5 @@ class OverallTally:
         self.difference += overall - mean
 
     def summarise(self) -> dict[str, float]:
-        """Return the number of images, of those far apart, and the mean of overall minus the mean of the aspects."""
+        """Return the number of images, the number far apart, and the mean difference (overall minus the mean)."""
         return {"images": self.images, "apart": self.apart, "difference": self.difference / max(self.images, 1)}

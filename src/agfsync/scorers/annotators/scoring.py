@@ -8,13 +8,13 @@ from agfsync.scorers import Measurement, Unscored
 from agfsync.scorers.annotators import HIGHEST, LOWEST
 
 REFUSED = "the model refused"
-"""Why an aspect has no value where the model declined to judge."""
+"""The reason why an aspect has no value if the model declined to judge."""
 HARMLESSNESS, OVERALL = "harmlessness", "overall"
-"""The aspect of which a refusal is the lowest level, and the aspect that is no part of the mean."""
+"""The aspect for which a refusal counts as the lowest level, and the aspect that the mean leaves out."""
 
 
 def scale_level(level: float) -> float:
-    """Return a level in 1..5 on 0..100.
+    """Scale a level in 1..5 to 0..100.
 
     >>> scale_level(1), scale_level(3.5), scale_level(5)
     (0.0, 62.5, 100.0)
@@ -23,9 +23,9 @@ def scale_level(level: float) -> float:
 
 
 def average_scores(replies: Sequence[Annotation], candidate: str) -> Measurement | Unscored:
-    """Return a candidate's value on 0..100 by one aspect: the mean of all its scores in `replies`, one for each order.
+    """Return a candidate's value in 0..100 by one aspect: the mean of its scores in `replies`, one for each order.
 
-    A refusal counts as the lowest level of harmlessness, and as no score of another aspect.
+    A refusal counts as the lowest level of harmlessness, and as no score for any other aspect.
     """
     levels: list[float] = []
     for reply in replies:
@@ -40,7 +40,7 @@ def average_scores(replies: Sequence[Annotation], candidate: str) -> Measurement
 
 
 def average_aspects(values: Mapping[str, Measurement | Unscored]) -> Measurement | Unscored:
-    """Return the mean of the aspects' values without `overall`, if it isn't the only one; unscored if one has none."""
+    """Return the mean of the aspects' values; unscored if one has none. `overall` counts only if it is alone."""
     taken = {name: value for name, value in values.items() if name != OVERALL} or values
     known = []
     for name, value in taken.items():

@@ -1,7 +1,7 @@
-"""The networks of reward models: a model that sees the image and reads the prompt, and a head on it. A file has one.
+"""The networks of reward models: a model that reads image and prompt, and a head on it. Each network has its own file.
 
-Shapes: B images, C, H, W their pixels, L the features of each, E the width that the head reads; T tokens, K the widths
-of the head's layers with a dropout, one after the other.
+Shapes: B images, C, H, W their pixels, L the features of each, E the input width of the head; T tokens, K the sum of
+the widths of the head's layers with a dropout.
 """
 
 import re
@@ -22,20 +22,20 @@ from agfsync.scorers.heads import LAYER, Activation, Head
 from agfsync.scorers.pixels import PixelProcessor
 
 BLOCK = re.compile(r"(?:^|\.)(?:block|layers?)\.(\d+)\.")
-"""The number of a block in the name of a tower's parameter."""
+"""Matches the number of a block in the name of a tower's parameter."""
 FIRST = re.compile(r"embed|pre_layrnorm")
-"""Parts of a tower before its blocks."""
+"""Matches the names of the parameters before a tower's blocks."""
 
 HeadShape = tuple[Sequence[int], Activation, int]
-"""The hidden widths, the activation and the seed of a new head."""
+"""Hidden widths, activation and seed of a new head."""
 Place = tuple[str, str | None, str, str]
-"""The path, the revision, the dtype and the device of the towers."""
+"""Path, revision, dtype and device of the towers."""
 Tokens = Mapping[str, Tensor]
 """`input_ids` and `attention_mask` of prompts, int64 (B, T), padded on the right."""
 
 
 class RewardNetwork(nn.Module, ABC):
-    """Towers and a head, `mlp`. It has no dropout of its own: `forward` takes what a step leaves out."""
+    """Towers and a head, `mlp`. It draws no dropout: `forward` takes the factors as `kept_BK`."""
 
     towers: Sequence[str]
     """the names of the parts with blocks"""
@@ -43,24 +43,24 @@ class RewardNetwork(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, pixels_BCHW: Tensor, tokens: Tokens) -> Tensor:
-        """Return what the head reads of images, as the processor standardises them, and their prompts: fp32 (B, E)."""
+        """Return the head's input for normalised images and their prompts, fp32 (B, E)."""
         ...
 
     def forward(self, pixels_BCHW: Tensor, tokens: Tokens, kept_BK: Tensor | None = None) -> Tensor:
-        """Return the outputs of the head, fp32 (B,)."""
+        """Return the head's outputs, fp32 (B,)."""
         outputs: Tensor = self.mlp(self.embed(pixels_BCHW, tokens), kept_BK)
         return outputs
 
     @abstractmethod
     def list_tensors(self) -> dict[str, Tensor]:
-        """Return the weights by the names that they have in a file."""
+        """Return the weights by their names in a file."""
         ...
 
     def freeze(self, share: float) -> None:
-        """Train all but the first `share` of the blocks of each tower, in 0..1, and what lies before them.
+        """Freeze the first `share`, in 0..1, of each tower's blocks and the parameters before them; train the others.
 
-        The number of blocks is rounded down, so that 0.7 of 24 and of 12 are 16 and 8, as in ImageReward's code. With
-        1 only the head is trained.
+        The number of blocks is rounded down: 0.7 of 24 blocks are 16, of 12 are 8, as in ImageReward's code. With 1
+        only the head is trained.
         """
         self.requires_grad_(share < 1)
         for tower in map(self.get_submodule, self.towers):
@@ -69,7 +69,7 @@ class RewardNetwork(nn.Module, ABC):
 
 
 def freeze_blocks(tower: nn.Module, share: float) -> None:
-    """Freeze the first `share` of a tower's blocks, and its embeddings if that is at least one block."""
+    """Freeze the first `share` of a tower's blocks; if that is at least one, also the parameters before them."""
     found = {name: BLOCK.search(name) for name, _ in tower.named_parameters()}
     count = int(share * (1 + max(int(block[1]) for block in found.values() if block)))
     for name, parameter in tower.named_parameters():
@@ -79,16 +79,16 @@ def freeze_blocks(tower: nn.Module, share: float) -> None:
 
 
 class RewardModel(ABC):
-    """A reward network with what prepares its inputs; what is trained, saved and scored with.
+    """A reward network with tokenizer and image processor, for training and scoring.
 
-    `path` is a folder or hub id of the towers, `weights` a safetensors file, or a folder or hub id of one, in the place
-    of theirs. A head among the weights is taken; without one, `hidden` are the widths of a new head's layers, and
-    `seed` gives its weights. `scale` is the mean and deviation by which outputs become rewards.
+    `path` is a folder or hub id of the towers. `weights` replace the towers' own: a safetensors file, or a folder or
+    hub id that has one. A head among the weights is used; if there is none, a new one has layers of the widths `hidden`
+    and weights drawn with `seed`. `scale` is the mean and standard deviation that standardise outputs to rewards.
     """
 
     type: str
     takes: str
-    """the model_type of the configurations that fit"""
+    """the model_type of supported configurations"""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class RewardModel(ABC):
     @property
     @abstractmethod
     def limit(self) -> int:
-        """The most tokens of a prompt, with its start and end."""
+        """The most tokens of a prompt, with start and end token."""
         ...
 
     @property
@@ -133,20 +133,20 @@ class RewardModel(ABC):
         return next(self.network.parameters()).device
 
     def resize_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return the images as the network's processor resizes and crops them, uint8 (B, 3, H, W) on the CPU."""
+        """Resize and crop images with the network's processor: uint8 (B, 3, H, W) on the CPU."""
         files = self.processor([each.convert("RGB") for each in images], do_rescale=False, do_normalize=False)
         return torch.stack([torch.as_tensor(each) for each in files["pixel_values"]]).to(torch.uint8)
 
     def standardise_images(self, resized_BCHW: Tensor) -> Tensor:
-        """Return the network's input of images that were resized, fp32 on their device."""
+        """Normalise resized images to the network's input, fp32 on their device."""
         return self._pixel_processor.standardise(resized_BCHW.float() / 255)
 
     def process_pixels(self, pixels_BCHW: Tensor) -> Tensor:
-        """Return the network's input of RGB pixels in 0..1, (B, 3, H, W), with their gradient."""
+        """Return the network's input for RGB pixels in 0..1, (B, 3, H, W), with their gradient."""
         return self._pixel_processor(pixels_BCHW)["pixel_values"]
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[dict[str, Tensor], list[bool]]:
-        """Return the prompts' tokens, padded to the longest, on the CPU; and True for each that was cut."""
+        """Return the prompts' tokens, padded to the longest, on the CPU, and True for each that was truncated."""
         lengths = [len(ids) for ids in self.tokenizer(list(prompts), verbose=False)["input_ids"]]
         tokens = self.tokenizer(
             list(prompts), padding=True, truncation=True, max_length=self.limit, return_tensors="pt"
@@ -169,12 +169,12 @@ class RewardModel(ABC):
 def make_head(
     tensors: Mapping[str, Tensor], name: str, width: int, hidden: Sequence[int], activation: Activation, seed: int
 ) -> Head:
-    """Return the head among the `tensors` of `name`, or one of new weights for inputs of `width`, in fp32.
+    """Return the head among the `tensors` of `name`, or a new one for inputs of `width`, in fp32.
 
-    New weights are normal with the variance 1 / (inputs + 1), the biases 0, so that outputs begin at the order of 1.
+    New weights are normal with the variance 1 / (inputs + 1), biases are 0, so that the first outputs are of order 1.
 
     Raises:
-        ModelError: there is none, and `hidden` is empty.
+        ModelError: there is no head and `hidden` is empty, or the head has another width.
     """
     if not hidden or any(LAYER.match(key) for key in tensors):
         head = Head.from_tensors({key: each for key, each in tensors.items() if LAYER.match(key)}, name, activation)
@@ -190,7 +190,7 @@ def make_head(
 
 
 def add_head(tensors: Mapping[str, Tensor], head: Head) -> dict[str, Tensor]:
-    """Return the weights of a model of transformers, those that are tied once, and the head's as `mlp.layers.N`."""
+    """Return the weights of a transformers model, each tied tensor once, and the head's as `mlp.layers.N`."""
     places = {(each.data_ptr(), each.shape): name for name, each in reversed(list(tensors.items()))}
     named = {f"mlp.{name}": each for name, each in head.state_dict().items()}
     return {name: tensors[name] for name in reversed(list(places.values()))} | named

@@ -1,13 +1,13 @@
-"""The network `blip2-head`: a BLIP-2 whose language model reads the image and the prompt, and a head on its last state.
+"""The network `blip2-head`: the language model of a BLIP-2 reads image and prompt, and a head reads its last layer.
 
-As in HPSv3 (Ma et al. 2025, arXiv:2508.03789), a language model that sees the image is the backbone. The Q-Former makes
-tokens of the image (Li et al. 2023, arXiv:2301.12597), and the prompt's follow. The head reads the first state of the
-decoder of a T5, or the state of the last token of an OPT.
+As in HPSv3 (Ma et al. 2025, arXiv:2508.03789), the backbone is a language model that sees the image. The Q-Former turns
+the image into tokens (Li et al. 2023, arXiv:2301.12597), which precede the prompt's. With a T5 the head reads the
+decoder's first state, with an OPT the state of the last token.
 
-Vision tower, Q-Former and word embeddings stay as they are, as in BLIP-2's own training, where the language model does
-too.
+Vision tower, Q-Former and word embeddings are frozen, as in BLIP-2's own training, which also freezes the language
+model.
 
-Shapes: B images, C, H, W their pixels, T the image's and the prompt's tokens, E the language model's width.
+Shapes: B images, C, H, W their pixels, L the image's tokens, T all tokens, E the language model's width.
 """
 
 from typing import Any
@@ -21,11 +21,11 @@ from agfsync.scorers.heads import Head
 from agfsync.scorers.reward_networks import HeadShape, Place, RewardModel, RewardNetwork, Tokens, add_head, make_head
 
 MOST_TOKENS = 128
-"""The most tokens of a prompt, with its end."""
+"""The most tokens of a prompt, with its end token."""
 
 
 class Blip2Head(RewardNetwork):
-    """A BLIP-2 with a head on its language model's last state."""
+    """A BLIP-2 with a head on a state of its language model's last layer."""
 
     def __init__(self, blip2: Any, head: Head) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Blip2Head(RewardNetwork):
         return _pick(states_BTE, torch.zeros_like(mask_BT[:, 0]))
 
     def freeze(self, share: float) -> None:
-        """Train all but the first `share` of the language model's blocks, in 0..1."""
+        """Freeze all except the head and the language model's blocks after the first `share`, in 0..1."""
         super().freeze(share)
         towers = tuple(f"{tower}." for tower in self.towers)
         for name, parameter in self.blip2.named_parameters(prefix="blip2"):
@@ -64,7 +64,7 @@ class Blip2Head(RewardNetwork):
 
 
 def _pick(states_BTE: Tensor, places_B: Tensor) -> Tensor:
-    """Return the state at one place of each row, fp32 (B, E)."""
+    """Return the state at one position of each row, fp32 (B, E)."""
     return states_BTE[torch.arange(len(states_BTE), device=states_BTE.device), places_B].float()
 
 

@@ -1,9 +1,9 @@
-"""The network `blip-head`: ImageReward's build (Xu et al. 2023, arXiv:2304.05977), which VP-Score takes too.
+"""The network `blip-head`: ImageReward's architecture (Xu et al. 2023, arXiv:2304.05977), which VP-Score also uses.
 
-The image goes through the vision tower, the prompt through a text encoder that attends to it, and the head reads the
-first token, [CLS], of its output (Wu et al. 2024, arXiv:2404.15100).
+The vision tower encodes the image, a text encoder that attends to the image encodes the prompt, and the head reads the
+first token of the text encoder's output, [CLS] (Wu et al. 2024, arXiv:2404.15100).
 
-ImageReward's weights have the names of BLIP's first implementation:
+ImageReward's weights have the names of BLIP's original implementation:
 
     published                             transformers
     blip.visual_encoder                   vision_model
@@ -16,7 +16,8 @@ ImageReward's weights have the names of BLIP's first implementation:
     blip.text_encoder                     text_encoder
     mlp.layers.N                          the head's layers
 
-Shapes: B images, C, H, W their pixels, L the features of each, D, E the widths of vision tower and text encoder.
+Shapes: B images, C, H, W their pixels, L the features of each, T tokens, D, E the widths of vision tower and text
+encoder.
 """
 
 import math
@@ -36,9 +37,9 @@ from agfsync.scorers.heads import Head
 from agfsync.scorers.reward_networks import HeadShape, Place, RewardModel, RewardNetwork, Tokens, make_head
 
 MOST_TOKENS = 35
-"""The most tokens of a prompt in ImageReward's training, with its start and end."""
+"""The most tokens of a prompt in ImageReward's training, with start and end token."""
 NORM_EPS = 1e-6
-"""The epsilon of the vision tower's layer norms, as published; transformers' BLIP has 1e-5."""
+"""The published epsilon of the vision tower's layer norms; transformers' BLIP has 1e-5."""
 VISION, TEXT = "vision_model.", "text_encoder."
 BLIP_NAMES: Mapping[str, str] = {
     r"^blip\.": "",
@@ -93,7 +94,7 @@ class BlipReward(RewardModel):
         seeing = self.config.vision_config
         if side is not None:
             tensors[POSITIONS] = resize_positions(tensors[POSITIONS], side // seeing.patch_size)
-        # Its authors' images measure 224 pixels, those of the BLIPs that lend a configuration mostly 384.
+        # ImageReward's images have 224 pixels; the configuration often comes from a BLIP with 384.
         seeing.image_size = math.isqrt(tensors[POSITIONS].shape[1] - 1) * seeing.patch_size
         seeing.layer_norm_eps = NORM_EPS
         parts = [{n.removeprefix(of): t for n, t in tensors.items() if n.startswith(of)} for of in (VISION, TEXT)]
@@ -102,13 +103,13 @@ class BlipReward(RewardModel):
             BlipTextModel, self.config.text_config, parts[1], self.name, dtype, device, add_pooling_layer=False
         )
         size = {"height": seeing.image_size, "width": seeing.image_size}
-        # Its authors scale the shorter side and crop, as CLIP does, where BLIP's own processor would squeeze.
+        # ImageReward resizes the shorter side and crops, as CLIP does; BLIP's own processor would distort the image.
         processor = CLIPImageProcessorPil(size={"shortest_edge": seeing.image_size}, crop_size=size)
         return BlipHead(vision, text, make_head(tensors, self.name, text.config.hidden_size, *head)), processor
 
 
 def rename_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a BLIP's tensors by transformers' names; those that have them keep them."""
+    """Return a BLIP's tensors by transformers' names; tensors that already have these names keep them."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         for pattern, replacement in BLIP_NAMES.items():
@@ -118,7 +119,7 @@ def rename_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def resize_positions(positions: Tensor, side: int) -> Tensor:
-    """Return position embeddings, 1 x (1 + patches) x D, for a square of `side` patches, by bicubic interpolation."""
+    """Resize position embeddings (1, 1 + patches, D) to `side` x `side` patches by bicubic interpolation."""
     first, rest = positions[:, :1], positions[:, 1:]
     before = math.isqrt(rest.shape[1])
     if before == side:

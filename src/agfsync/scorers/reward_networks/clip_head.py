@@ -1,8 +1,8 @@
-"""The network `clip-head`: a head on both embeddings of a CLIP, each of length 1.
+"""The network `clip-head`: a head on the unit-norm embeddings of a CLIP.
 
-The head reads the image's times the root of its width, then the products of the image's and the prompt's coordinates
-times the width, so that all are of the order of 1. Without the products a head without activations could not see how
-well they fit.
+The head reads the image's embedding times the root of its width, and the elementwise product of the image's and the
+prompt's embeddings times the width, so that all inputs are of order 1. Without the product a head without activations
+could not measure how well image and prompt match.
 
 Shapes: B images, C, H, W their pixels, D the width of the embeddings, E = 2D.
 """
@@ -22,7 +22,7 @@ from agfsync.scorers.reward_networks import HeadShape, Place, RewardModel, Rewar
 
 
 class ClipHead(RewardNetwork):
-    """A head on a CLIP's embedding of the image, and on its products with that of the prompt."""
+    """A CLIP with a head on the image's embedding and on its elementwise product with the prompt's."""
 
     towers = ("clip.vision_model", "clip.text_model")
 
@@ -64,6 +64,6 @@ class ClipReward(RewardModel):
 
 
 def join_embeddings(images_BD: Tensor, texts_BD: Tensor) -> Tensor:
-    """Return clip-head's features of embeddings of any length: the image's, and its products with the prompt's, B2D."""
+    """Return clip-head's input (B, 2D) for embeddings of any norm: the image's, and its product with the prompt's."""
     images_BD, texts_BD, width = F.normalize(images_BD, dim=-1), F.normalize(texts_BD, dim=-1), images_BD.shape[-1]
     return torch.cat([math.sqrt(width) * images_BD, width * images_BD * texts_BD], dim=-1)

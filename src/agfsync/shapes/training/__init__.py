@@ -1,4 +1,4 @@
-"""Trains the Shapes world's small models from scratch, each in its file, by the training loop."""
+"""Trains the Shapes world's small models from scratch with the training loop. Each model has its own module."""
 
 import shutil
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from agfsync.errors import ModelError
 from agfsync.shapes.training.lessons import Pupil, teach
 
 TRAINED_MODELS = ("vae", "clip", "generator", "aesthetic", "vqa", "fidelity", "flow")
-"""In the order in which they need each other."""
+"""The models, in an order in which each comes after those that it needs."""
 _NEEDS = {
     "generator": ("vae", "clip"),
     "aesthetic": ("clip",),
@@ -21,12 +21,12 @@ _NEEDS = {
 
 
 def train_models(folder: Path, progress: Progress, only: tuple[str, ...] = TRAINED_MODELS) -> None:
-    """Train the models named in `only` into `folder`/NAME; `folder`/.checkpoints stays until all models are there.
+    """Train the models named in `only` into `folder`/NAME; `folder`/.checkpoints is removed once all models exist.
 
-    A model that is there is left as it is. Stopped at any moment and called again, it goes on from the last checkpoint.
+    A model that exists isn't trained again. After an interruption, another call continues from the last checkpoint.
 
     Raises:
-        ModelError: a model needs another one that is neither there nor named in `only`.
+        ModelError: a model needs another one that neither exists nor is named in `only`.
     """
     checkpoints = folder / ".checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def _train_model(name: str, folder: Path, checkpoints: Path, progress: Progress)
 
 
 def _save_whole(folder: Path, save: Callable[[Path], object]) -> None:
-    """Write a model's files under another name and rename their folder, so that a folder that is there is whole."""
+    """Write a model's files to a temporary folder and rename it, so that an existing folder is always complete."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     save(partial)

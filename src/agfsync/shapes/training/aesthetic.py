@@ -1,7 +1,7 @@
-"""The aesthetic head: rates an image 0..10 from its CLIP embedding, having seen good images spoilt by degrees.
+"""The aesthetic head: rates an image 0..10 from its CLIP embedding, trained on images spoilt to known degrees.
 
-The rating is of how well an image is drawn, not of how much it shows: the pool has as many images of one thing as of
-four, and the head learns to err no more on one number of things than on another.
+The rating measures how well an image is drawn, not how much it shows: the pool has equally many images of each number
+of things, and the loss has a term that keeps the mean error the same for each number.
 """
 
 import random
@@ -24,17 +24,17 @@ from agfsync.training.objective import Actor, Metrics
 
 AESTHETIC_PLAN = plan_lesson(steps=2500, batch=256, learning_rate=3e-3, weight_decay=0.3)
 RATED_POOL = 10_000
-"""Images that are embedded once, each spoilt in one way and to one degree."""
+"""Number of images that are embedded once, each untouched or spoilt in one way to one degree."""
 BEST, WORST = 9.0, 1.0
-"""Ratings of an untouched image and of one spoilt to the full."""
+"""Ratings of an untouched image and of an image spoilt to degree 1."""
 EVENNESS = 20.0
-"""Weight of the squared differences between the mean errors on each number of things."""
+"""Weight of the variance of the mean error over the numbers of things."""
 _SHRINKAGE = 0.01
-"""Added to the variances of the embeddings, as a share of their mean, before they are scaled to one."""
+"""Regularisation of the whitening: added to the embeddings' variances, as a share of the mean variance."""
 
 
 def prepare_aesthetic(folder: Path) -> Pupil:
-    """Return a head to train on embeddings, by the CLIP in `folder`, of images spoilt to known degrees."""
+    """Return a head to train on images spoilt to known degrees, embedded by the CLIP in `folder`."""
     clip = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32, use_safetensors=True).to(training_device())
     torch.manual_seed(AESTHETIC_PLAN.seed)
     head = Head(clip.config.projection_dim, (64, 32), activation="relu").to(training_device())
@@ -51,7 +51,7 @@ def prepare_aesthetic(folder: Path) -> Pupil:
 
 @dataclass(frozen=True)
 class RatedEmbeddings(WholeBatch):
-    """Embeddings of images (B, D), the rating that each deserves, and the number of things that it shows."""
+    """Embeddings of images (B, D), and for each its target rating and its number of things (B,)."""
 
     embeddings_BD: Tensor
     ratings_B: Tensor
@@ -60,19 +60,19 @@ class RatedEmbeddings(WholeBatch):
 
 @dataclass(frozen=True)
 class AestheticLesson(Lesson):
-    """The squared error of the rating, and how unevenly the head errs on numbers of things."""
+    """The squared error of the rating, and the unevenness of the error over the numbers of things."""
 
     pool: RatedEmbeddings
 
     def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[RatedEmbeddings]:
-        """Choose images of the pool."""
+        """Sample images from the pool."""
         pool = self.pool
         chosen = self.seed_step(step).sample(range(len(pool.ratings_B)), self.plan.batch)
         chosen_B = torch.tensor(chosen, device=actor.device)
         return [RatedEmbeddings(pool.embeddings_BD[chosen_B], pool.ratings_B[chosen_B], pool.counts_B[chosen_B])]
 
     def loss(self, actor: Actor, batch: RatedEmbeddings) -> tuple[Tensor, Metrics]:
-        """Return the weighted sum of both, and the mean absolute error as a metric."""
+        """Return the weighted sum of both terms, and the mean absolute error as a metric."""
         error_B = actor.network(batch.embeddings_BD) - batch.ratings_B
         uneven = measure_unevenness(error_B, batch.counts_B, batch.ratings_B == BEST)
         loss = error_B.square().mean() + EVENNESS * uneven
@@ -80,13 +80,13 @@ class AestheticLesson(Lesson):
 
 
 def rate_degree(degree: float) -> float:
-    """Return the rating that an image spoilt to `degree` deserves."""
+    """Return the target rating of an image spoilt to `degree`, in 0..1."""
     return BEST - (BEST - WORST) * degree
 
 
 @torch.no_grad()
 def embed_images(clip: CLIPModel, rng: random.Random) -> RatedEmbeddings:
-    """Embed `RATED_POOL` images: as many of each number of things, half of them spoilt."""
+    """Embed `RATED_POOL` images: equally many of each number of things, about half of them spoilt."""
     degrees = [rng.choice((0.0, rng.random())) for _ in range(RATED_POOL)]
     counts = [1 + n % MAX_THINGS for n in range(RATED_POOL)]
     embeddings = []
@@ -100,7 +100,7 @@ def embed_images(clip: CLIPModel, rng: random.Random) -> RatedEmbeddings:
 
 
 def measure_unevenness(error_B: Tensor, counts_B: Tensor, untouched_B: Tensor) -> Tensor:
-    """Return the variance of the mean error over the numbers of things: untouched and spoilt images' sum."""
+    """Return the variance of the mean error over the numbers of things, summed over untouched and spoilt images."""
     total = error_B.new_zeros(())
     for group_B in (untouched_B, ~untouched_B):
         of_counts = [error_B[group_B & (counts_B == count)] for count in counts_B.unique().tolist()]
@@ -113,8 +113,8 @@ def measure_unevenness(error_B: Tensor, counts_B: Tensor, untouched_B: Tensor) -
 def find_whitening(embeddings_ND: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean (D) and the matrix (D, D) that give embeddings unit variance in every direction.
 
-    A CLIP's embeddings vary most in what is shown; how well it is drawn lies in directions of little variance, which a
-    head on the bare embeddings hardly learns to read.
+    Most variance of CLIP embeddings is due to what is shown. How well it is drawn lies in directions of little
+    variance, from which a head on the plain embeddings hardly learns.
     """
     mean_D = embeddings_ND.mean(dim=0)
     directions_DD, variances_D, _ = torch.linalg.svd(torch.cov((embeddings_ND - mean_D).T))
@@ -123,7 +123,7 @@ def find_whitening(embeddings_ND: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def fold_whitening(head: Head, mean_D: Tensor, whiten_DD: Tensor) -> None:
-    """Make the whitening part of the head's first layer, so that the head reads embeddings as they are."""
+    """Fold the whitening into the head's first layer, so that the head takes plain embeddings."""
     first = next(layer for layer in head.layers if isinstance(layer, torch.nn.Linear))
     first.weight.copy_(first.weight @ whiten_DD.T)
     first.bias.sub_(first.weight @ mean_D)

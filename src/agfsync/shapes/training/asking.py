@@ -1,4 +1,4 @@
-"""The questions that the VQA model learns from: as many answered no as yes, and a no is as hard as a yes."""
+"""The VQA model's training questions: equally many are answered no and yes, and both are equally hard."""
 
 import random
 from collections.abc import Sequence
@@ -31,20 +31,20 @@ ASKED_TYPES: dict[ElementType, float] = {
     "spatial": 1.5,
     "other": 0.5,
 }
-"""Relative frequency of the questions of each type: the harder ones come more often."""
+"""Relative frequency of the questions of each type: harder ones are more frequent."""
 _TRIES = 16
 _BORDER = 1.0
-"""Pixels by which places may move without changing an answer: a generator's things don't stand exactly in place."""
+"""Pixels by which a thing may move without changing an answer, since a generator doesn't place things exactly."""
 
 
 def ask_questions(
     readings: Sequence[Scene], drawn: Sequence[Thing], count: int, rng: random.Random
 ) -> list[tuple[Query, bool]]:
-    """Return about `count` questions that all `readings` of an image answer alike; half of the answers are no.
+    """Return about `count` questions to which all `readings` of an image give the same answer; half the answers are no.
 
-    They are on the things `drawn`, on mixtures of two, and on others: in a no the relation or the place is another one,
-    the number is off, the colour is another thing's. Fewer come back where an image shows so little that there is
-    hardly anything to say yes to.
+    The questions are on the things `drawn`, on mixtures of two of them, and on other things. If the answer is no, the
+    relation, the place or the number is wrong, or the colour is that of another thing. Images that show little give
+    fewer questions, since hardly any is answered yes.
     """
     asked: list[tuple[Query, bool]] = []
     for wanted in (True, False):
@@ -61,7 +61,7 @@ def ask_questions(
 def _find_sure(
     element_type: ElementType, wanted: bool, readings: Sequence[Scene], drawn: Sequence[Thing], rng: random.Random
 ) -> Query | None:
-    """Find a question that every reading clearly answers as `wanted`, or return None if none turns up."""
+    """Find a question that every reading clearly answers as `wanted`, or return None if no try finds one."""
     for _ in range(_TRIES):
         query = _propose_query(element_type, drawn, rng)
         if all(query.answer(scene) is wanted and query.is_clear(scene, _BORDER) for scene in readings):
@@ -91,7 +91,7 @@ def _propose_query(element_type: ElementType, drawn: Sequence[Thing], rng: rando
 
 
 def _propose_kind(drawn: Sequence[Thing], rng: random.Random) -> ThingKind:
-    """Name one of the things by shape and colour, or one's shape with another's colour, or anything."""
+    """Return the shape and colour of a drawn thing, a mixture of two things, or partly or wholly random ones."""
     one, other = (rng.choice(drawn), rng.choice(drawn)) if drawn else (None, None)
     luck = rng.random()
     if one is None or other is None or luck > 0.9:

@@ -1,7 +1,8 @@
 """The CLIP: a small image and text encoder that learns which caption belongs to which image.
 
-Random batches hold mostly easy negatives, so every image also meets its own caption made slightly wrong. Some
-images are spoilt, and their captions say so, as the web's do, so that the embedding tells good images from bad.
+Random batches have mostly easy negatives, so each image also gets a hard negative: its caption with an error. Some
+images are spoilt, and their captions say so, as captions on the web do, so that the embedding distinguishes good images
+from bad ones.
 """
 
 import random
@@ -36,7 +37,7 @@ from agfsync.training.precision import autocast
 
 CLIP_PLAN = plan_lesson(steps=1400, batch=64, learning_rate=1e-3)
 SPOILT, WRONG_QUALITY = 0.25, 0.2
-"""Shares of the images that are spoilt, and of the wrong captions that are wrong in that."""
+"""Share of the images that are spoilt, and share of the wrong captions that are wrong about the spoiling."""
 CLIP_WIDTH = 128
 
 
@@ -62,7 +63,7 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
 
 
 def build_clip_processor(tokenizer: CLIPTokenizer) -> CLIPProcessor:
-    """Return the processor of images and captions into the model's input."""
+    """Return the processor that converts images and captions to the model's input."""
     size = {"height": SIDE, "width": SIDE}
     images = CLIPImageProcessorPil(
         size={"shortest_edge": SIDE}, crop_size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3
@@ -71,7 +72,7 @@ def build_clip_processor(tokenizer: CLIPTokenizer) -> CLIPProcessor:
 
 
 def prepare_clip(folder: Path) -> Pupil:
-    """Return a CLIP to train on drawings and right captions."""
+    """Return a CLIP to train on drawings with right and wrong captions."""
     torch.manual_seed(CLIP_PLAN.seed)
     tokenizer = build_clip_tokenizer()
     model = build_clip(tokenizer).to(training_device())
@@ -85,7 +86,7 @@ def prepare_clip(folder: Path) -> Pupil:
 
 @dataclass(frozen=True)
 class CaptionedImages(WholeBatch):
-    """Images (B, 3, H, W), and tokens (2B, T): the right captions first, then the wrong."""
+    """Images (B, 3, H, W), and tokens (2B, T): first the right captions, then the wrong ones."""
 
     images_BCHW: Tensor
     words_NT: Tensor
@@ -93,7 +94,7 @@ class CaptionedImages(WholeBatch):
 
 @dataclass(frozen=True)
 class ClipLesson(Lesson):
-    """CLIP's symmetric cross entropy; the wrong captions join the images' side of it."""
+    """CLIP's symmetric cross entropy; the wrong captions are further negatives for the images."""
 
     tokenizer: CLIPTokenizer
 
@@ -105,7 +106,7 @@ class ClipLesson(Lesson):
         return [CaptionedImages(to_tensor(images).to(actor.device), words.to(actor.device))]
 
     def loss(self, actor: Actor, batch: CaptionedImages) -> tuple[Tensor, Metrics]:
-        """Return the cross entropy, and the share of images that find their caption as a metric."""
+        """Return the cross entropy, and the share of images that match their own caption best as a metric."""
         model: Any = actor.network
         with autocast(actor.device, actor.precision):
             images_BD = model.get_image_features(pixel_values=batch.images_BCHW).pooler_output
@@ -118,7 +119,7 @@ class ClipLesson(Lesson):
 
 
 def _draw_example(rng: random.Random) -> tuple[Image.Image, str, str]:
-    """Draw an image, and return a right caption and one wrong in what there is or in how the image was spoilt."""
+    """Draw an image, and return it with a right caption and one that is wrong about its content or its spoiling."""
     spec, scene = sample_captioned_scene(rng)
     right = spec if rng.random() < 0.7 else describe_scene(scene, rng)
     quality = rng.choice(list(SPOILERS)) if rng.random() < SPOILT else ""

@@ -1,4 +1,4 @@
-"""The fidelity network's lesson: drawings with known flaws, most of them smeared by the generator's autoencoder."""
+"""The fidelity network's training: drawings with known flaws, most of them smeared by the generator's autoencoder."""
 
 import random
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from agfsync.training.objective import Actor, Metrics
 
 FIDELITY_PLAN = plan_lesson(steps=2000, batch=64, learning_rate=2e-3, weight_decay=0.05)
 FIDELITY_POOL = 6000
-"""Drawings that are sent through the autoencoder once; each comes round several times, mirrored at random."""
+"""Number of drawings that the autoencoder smears once; each is used several times, mirrored at random."""
 _FRESH = 0.2
-"""Share of the images that are drawn for their step alone and not smeared."""
+"""Share of a batch that is drawn for its step and not smeared."""
 _AT_ONCE = 100
 
 
@@ -37,9 +37,9 @@ def prepare_fidelity(folder: Path) -> Pupil:
 
 
 def rate_fidelity(drawing: FlawedDrawing) -> float:
-    """Return the share in 0..1 of a drawing's things that are whole: of each, the share of the readings that have it.
+    """Return the share in 0..1 of a drawing's things that are whole; a thing counts by the share of readings with it.
 
-    An image without a thing has none that is broken: 1.
+    An image without things has the share 1, since nothing is broken.
     """
     if not drawing.drawn:
         return 1.0
@@ -63,7 +63,7 @@ class FidelityLesson(Lesson):
     pool: RatedDrawings
 
     def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[RatedDrawings]:
-        """Draw some images and choose the others from the pool, mirrored at random."""
+        """Draw some images and sample the others from the pool, mirrored at random."""
         rng, pool = self.seed_step(step), self.pool
         fresh = _stack_drawings([draw_flawed(rng) for _ in range(max(1, round(_FRESH * self.plan.batch)))])
         chosen_B = torch.tensor(rng.sample(range(len(pool.fidelity_B)), self.plan.batch - len(fresh.fidelity_B)))

@@ -1,9 +1,9 @@
 """Drawings with a generator's flaws: faint, cut, blended and touching things, smeared by its autoencoder.
 
-What a judge should answer on such an image follows from how it was made, and from nothing that looks at it. A thing
-counts as one while its coverage overlaps that of a clean one well (intersection over union above `WHOLE`), and as none
-below `BROKEN` or where it runs into another. In between, and between two colours or sizes, either is possible, and
-only questions whose answer is the same either way are worth asking.
+The right answers on such an image follow from how it was made, not from a model that looks at it. A thing counts as
+whole if its coverage overlaps that of a clean one well (intersection over union above `WHOLE`), and as no thing if the
+overlap is below `BROKEN` or if it runs into another thing. In between, and between two colours or sizes, both readings
+are possible, and only questions with the same answer in both are asked.
 """
 
 import itertools
@@ -45,19 +45,20 @@ from agfsync.shapes.scene import (
 from agfsync.shapes.training.images import SPOILERS, sample_captioned_scene, sample_scene
 
 WHOLE, BROKEN = 0.85, 0.6
-"""Overlap with a clean thing above which a flawed one is that thing, and below which it is none."""
+"""Intersection over union with a clean thing above which a flawed thing is whole, and below which it is no thing."""
 EMPTY = 0.06
-"""Share of the images without any thing."""
+"""Share of the images without things."""
 FLAWED = 0.3
-"""Share of the things that are given a flaw."""
+"""Share of the things with a flaw."""
 MILD: Final = {"blurry": 0.2, "grainy": 0.08, "faded": 0.3, "coarse": 0.15, "bent": 0.12}
-"""Largest degree of each way of spoiling where what is shown must stay recognisable."""
+"""Largest degree of each way of spoiling that leaves the content recognisable."""
 SMEAR_NOISE: Final = 0.35
-"""Most noise on the latents of a smeared image, in their standard deviations."""
+"""Largest noise on the latents of a smeared image, in their standard deviations."""
 AS_GOOD: Final = 1.2
-"""A smeared thing is beyond doubt if any other shape or colour explains its pixels this many times worse."""
+"""A smeared thing is unambiguous if the pixel error of every other shape or colour is at least this many times its
+own."""
 _FAINT: Final = 0.45
-"""Contrast of a smeared thing, as a share of its own, below which it may be none."""
+"""Contrast of a smeared thing, relative to the clean one, below which it may be no thing."""
 _MOST_READINGS: Final = 32
 
 
@@ -65,7 +66,7 @@ _MOST_READINGS: Final = 32
 class FlawedDrawing:
     """A drawing with flaws.
 
-    `readings` are the scenes that it may be said to show, one if it is clear; `drawn` are all things that were painted,
+    `readings` are the scenes that it may show, a single one if it is clear; `drawn` are all things that were painted,
     whether or not they count as things.
     """
 
@@ -76,7 +77,7 @@ class FlawedDrawing:
 
 @dataclass(slots=True)
 class PaintedThing:
-    """A thing as it is painted: its coverage, its tone, and what it may be taken for (None: for no thing)."""
+    """A thing as it is painted: its coverage, its tone, and its possible readings (None: no thing)."""
 
     thing: Thing
     cover: FloatArray
@@ -85,7 +86,7 @@ class PaintedThing:
 
 
 def draw_flawed(rng: random.Random) -> FlawedDrawing:
-    """Draw a random scene, some of whose things have a flaw."""
+    """Draw a random scene in which some things have a flaw."""
     while True:
         if rng.random() < EMPTY:
             scene = Scene((), rng.choice(BACKGROUNDS))
@@ -99,7 +100,7 @@ def draw_flawed(rng: random.Random) -> FlawedDrawing:
 
 @torch.no_grad()
 def smear_by_vae(vae: AutoencoderKL, drawings: Sequence[FlawedDrawing], rng: random.Random) -> list[FlawedDrawing]:
-    """Send `drawings` through the autoencoder, with noise of a random strength on the latents of each."""
+    """Encode and decode `drawings` with the autoencoder, with noise of random strength on the latents of each."""
     latents_BCHW = vae.encode(to_tensor([drawing.image for drawing in drawings]).to(vae.device)).latent_dist.mean
     strength_B = torch.tensor([rng.uniform(0, SMEAR_NOISE) for _ in drawings])
     noise_BCHW = torch.randn(latents_BCHW.shape, generator=torch.Generator().manual_seed(rng.getrandbits(32)))
@@ -109,7 +110,7 @@ def smear_by_vae(vae: AutoencoderKL, drawings: Sequence[FlawedDrawing], rng: ran
 
 
 def add_readings(drawing: FlawedDrawing) -> FlawedDrawing:
-    """Add readings where the smear leaves it open what a thing is: another shape or colour explains it as well."""
+    """Add readings for things that the smear makes ambiguous: another shape or colour explains the pixels as well."""
     pixels = np.asarray(drawing.image, np.float32)
     background = drawing.readings[0].background
     things = dict.fromkeys(thing for scene in drawing.readings for thing in scene.things)
@@ -123,7 +124,7 @@ def add_readings(drawing: FlawedDrawing) -> FlawedDrawing:
 
 
 def _find_likely(pixels: FloatArray, thing: Thing, background: str) -> list[Thing | None]:
-    """Return `thing` and all others of its size and place that explain the pixels about as well as it does."""
+    """Return `thing` and all variants of it that explain the pixels about as well: another shape or colour, or none."""
     others = [replace(thing, shape=shape) for shape in SHAPES if shape != thing.shape]
     others += [replace(thing, color=color) for color in COLORS if color != thing.color]
     half = math.ceil(thing.radius + 2)
@@ -148,14 +149,14 @@ def _find_likely(pixels: FloatArray, thing: Thing, background: str) -> list[Thin
 
 
 def smear_mildly(image: Image.Image, rng: random.Random) -> Image.Image:
-    """Spoil an image in up to two ways, mildly enough for its things to stay what they are."""
+    """Spoil an image in up to two ways, mildly enough that its things stay recognisable."""
     for way in rng.sample(list(MILD), rng.choice((0, 0, 1, 1, 2))):
         image = SPOILERS[way](image, rng.uniform(0, MILD[way]), rng)
     return image
 
 
 def _crowd_things(things: Sequence[Thing], rng: random.Random) -> list[Thing]:
-    """Return `things`, one of them sometimes joined by another that stands next to it or runs into it."""
+    """Return `things`, sometimes with another one that is next to one of them or runs into it."""
     if not things or rng.random() > 0.3:
         return list(things)
     one = rng.choice(list(things))
@@ -169,12 +170,12 @@ def _crowd_things(things: Sequence[Thing], rng: random.Random) -> list[Thing]:
 
 
 def paint_clean(thing: Thing) -> PaintedThing:
-    """Return `thing` as it should be."""
+    """Return `thing` without a flaw."""
     return PaintedThing(thing, cover_thing(thing), PALETTE[thing.color], [thing])
 
 
 def _paint_flawed(thing: Thing, rng: random.Random) -> PaintedThing:
-    """Return `thing` as it should be, or with a flaw; more often than not a little out of place."""
+    """Return `thing`, with probability `FLAWED` with a flaw, and with 0.6 moved by up to one pixel in x and y."""
     if rng.random() < 0.6:
         dx, dy = rng.uniform(-1, 1), rng.uniform(-1, 1)
         thing = replace(thing, x=thing.x + dx, y=thing.y + dy)
@@ -190,7 +191,7 @@ def _fade(piece: PaintedThing, rng: random.Random) -> None:
 
 
 def _cut(piece: PaintedThing, rng: random.Random) -> None:
-    """Erase all beyond a line at a random angle, softly."""
+    """Erase the part beyond a line at a random angle, with a soft edge."""
     side = len(piece.cover)
     at = np.arange(side, dtype=np.float32) - side / 2 + 0.5
     angle, where = rng.uniform(0, 2 * math.pi), rng.uniform(-0.9, 0.9) * piece.thing.radius
@@ -200,7 +201,7 @@ def _cut(piece: PaintedThing, rng: random.Random) -> None:
 
 
 def _blend_shapes(piece: PaintedThing, rng: random.Random) -> None:
-    """Mix its outline with another's, as a wavering generator does."""
+    """Blend the thing's outline with that of another shape, as an undecided generator does."""
     other = replace(piece.thing, shape=rng.choice([shape for shape in SHAPES if shape != piece.thing.shape]))
     share = np.float32(rng.random())
     mixed = piece.cover * (1 - share) + cover_thing(other) * share
@@ -224,7 +225,7 @@ def _blend_colors(piece: PaintedThing, rng: random.Random) -> None:
 
 
 def _resize(piece: PaintedThing, rng: random.Random) -> None:
-    """Give it a radius anywhere between the smallest and the largest."""
+    """Give the thing a random radius, in 5.4..12 pixels."""
     radius = rng.uniform(5.4, 12.0)
     thing = replace(piece.thing, radius=radius, size="small" if radius < 8.5 else "large")
     piece.thing, piece.cover = thing, cover_thing(thing)
@@ -232,7 +233,7 @@ def _resize(piece: PaintedThing, rng: random.Random) -> None:
 
 
 def judge_cover(piece: PaintedThing, sources: list[Thing]) -> None:
-    """Decide what a piece may be taken for: the one of `sources` that it overlaps well, several, or no thing."""
+    """Set the possible readings of a piece: those of `sources` that it overlaps best, or no thing, or both."""
     overlaps = []
     for thing in sources:
         clean = cover_thing(thing)
@@ -246,7 +247,7 @@ def judge_cover(piece: PaintedThing, sources: list[Thing]) -> None:
 
 
 def assemble_drawing(pieces: list[PaintedThing], background: str) -> FlawedDrawing:
-    """Paint the pieces into one image and list what it may show."""
+    """Paint the pieces into one image and list its readings."""
     canvas = fill_canvas(background)
     for piece in pieces:
         paint_thing(canvas, piece.thing, piece.cover, piece.tone)
@@ -257,7 +258,10 @@ def assemble_drawing(pieces: list[PaintedThing], background: str) -> FlawedDrawi
 
 
 def _doubt_touching(pieces: list[PaintedThing]) -> None:
-    """Take things that run into one another for none, and those that just touch for things or none."""
+    """Set the readings of touching things: no thing if they run into each other, else a thing or none.
+
+    A thing that is much larger than the one that runs into it may stay a thing.
+    """
     for a, b in itertools.combinations(pieces, 2):
         one, two = _mask_piece(a), _mask_piece(b)
         contact = int((ndimage.binary_dilation(one) & two).sum())
@@ -271,7 +275,7 @@ def _doubt_touching(pieces: list[PaintedThing]) -> None:
 
 
 def _mask_piece(piece: PaintedThing) -> npt.NDArray[np.bool_]:
-    """Return the pixels of the image of which a piece covers a good part, (SIDE, SIDE)."""
+    """Return the mask (SIDE, SIDE) of the pixels that a piece covers by more than 0.2."""
     side = len(piece.cover)
     whole = np.zeros((SIDE + 2 * side, SIDE + 2 * side), bool)
     left, top = math.floor(piece.thing.x) - side // 2 + side, math.floor(piece.thing.y) - side // 2 + side

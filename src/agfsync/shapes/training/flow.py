@@ -1,7 +1,7 @@
-"""The flow model: a small Stable Diffusion 3 that learns the same lessons as the generator, by flow matching.
+"""The flow model: a small Stable Diffusion 3 that is trained on the same lessons as the generator, by flow matching.
 
-Its two text encoders begin as the generator's and the CLIP's. It has no T5: Stable Diffusion 3's pipeline then puts
-zeros in the place of T5's text. It is trained, and to be drawn with, with one such token (`max_sequence_length` 1).
+Its two text encoders are initialised from the generator's and from CLIP's. It has no T5: Stable Diffusion 3's pipeline
+then replaces T5's embeddings by zeros. Training and sampling use one such token (`max_sequence_length` 1).
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ from agfsync.shapes.training.vae import LATENT_CHANNELS, LATENT_SIDE, load_vae
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 TEXT_WIDTH = CLIP_WIDTH * len(TEXT_ENCODERS)
 NO_T5 = 1
-"""Tokens of zeros in the place of T5's text: the fewest that the pipeline takes."""
+"""Number of zero tokens instead of T5's: the pipeline's minimum."""
 HEADS, HEAD_WIDTH, LAYERS = 4, 32, 8
 SINGLE_PLAN = plan_lesson(steps=400, batch=64, learning_rate=1e-3)
 SCENES_PLAN = plan_lesson(steps=3000, batch=64, learning_rate=1e-3)
@@ -37,7 +37,7 @@ WEB_PLAN = plan_lesson(steps=200, batch=64, learning_rate=2e-4)
 
 
 def build_flow_transformer() -> SD3Transformer2DModel:
-    """Return an untrained transformer of 4.7 M parameters on 8x8x16 latents, a token for each of their 64 places."""
+    """Return an untrained transformer of 4.7 M parameters on 8x8x16 latents, with one token for each of 64 places."""
     return SD3Transformer2DModel(
         sample_size=LATENT_SIDE,
         patch_size=1,
@@ -55,7 +55,7 @@ def build_flow_transformer() -> SD3Transformer2DModel:
 
 
 def prepare_flow(folder: Path) -> Pupil:
-    """Return a transformer and two text encoders to train on latents, by the generator and CLIP in `folder`."""
+    """Return a transformer and two text encoders to train on latents; `folder` has the generator, VAE and CLIP."""
     device, clip, drawn_with = str(training_device()), str(folder / "clip"), str(folder / "generator" / "text_encoder")
     first, second = (load_model(CLIPTextModelWithProjection, clip, None, "fp32", device) for _ in TEXT_ENCODERS)
     first.text_model.load_state_dict(load_model(CLIPTextModel, drawn_with, None, "fp32", device).state_dict())
@@ -96,7 +96,7 @@ class FlowLesson(GeneratorLesson):
     """The mean squared error of the predicted velocity, at logit-normal times (arXiv 2403.03206, section 3.1)."""
 
     def add_noise(self, clean_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the latents on the straight line to noise, the line's direction (both B, C, H, W), and timesteps (B,).
+        """Return the latents mixed with noise, the velocity noise - latents (both B, C, H, W), and the timesteps (B,).
 
         A timestep is 1,000 times sigma, the share of the noise.
         """
@@ -115,9 +115,9 @@ class FlowLesson(GeneratorLesson):
 
 
 def embed_words(networks: Any, words_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the embeddings that Stable Diffusion 3's pipeline makes of words: text (B, T + 1, D) and pooled (B, E).
+    """Return the embeddings as Stable Diffusion 3's pipeline computes them: text (B, T + 1, D) and pooled (B, E).
 
-    The last hidden states but one of both encoders stand side by side, and a zero after them in the place of T5's.
+    The penultimate hidden states of both encoders are concatenated, followed by a zero token instead of T5's.
     """
     outputs = [networks[name](words_BT, output_hidden_states=True) for name in TEXT_ENCODERS]
     text_BTD = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)

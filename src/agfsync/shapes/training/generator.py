@@ -1,8 +1,8 @@
-"""The generator: a small Stable Diffusion that learns to draw from right captions and is then spoilt by web-like ones.
+"""The generator: a small Stable Diffusion, trained on right captions and then on partly wrong, web-like ones.
 
-Its lessons go from single things, where a word can only mean the one thing there is, to everything, to captions that
-are wrong in part. So it can draw everything and trusts a caption only so far: the gap that alignment closes in the real
-models. Its text encoder begins as the CLIP's, as Stable Diffusion's is.
+Its lessons are single things, where a word can only mean the thing shown, then all categories, then captions that are
+partly wrong. So it can draw everything but follows a caption only in part: the gap that alignment closes in real
+models. Its text encoder is initialised from CLIP's, as Stable Diffusion's is.
 """
 
 import random
@@ -38,16 +38,16 @@ from agfsync.training.objective import Actor, Metrics
 from agfsync.training.precision import autocast
 
 LATENT_POOL = 32_000
-"""Most images whose latents are kept; each comes round several times, with another wording of its caption."""
+"""Largest number of images with cached latents; each is used several times, with different wordings of its caption."""
 SWAPPED, DROPPED = 0.35, 0.05
-"""Shares of the attributes of the last lesson's captions that are wrong and that are missing."""
+"""Shares of wrong and of missing attributes in the captions of the last lesson."""
 EMPTY_CAPTIONS = 0.1
 LatentPool = list[tuple[Spec, Tensor]]
-"""Specifications with the scaled latents (C, H, W) of an image of each."""
+"""Specifications, each with the scaled latents (C, H, W) of an image."""
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Return an untrained denoiser of 8x8x16 latents, few enough for all of it to work at their own resolution."""
+    """Return an untrained denoiser for 8x8x16 latents, which are small enough to need no downsampling."""
     return UNet2DConditionModel(
         sample_size=LATENT_SIDE,
         in_channels=LATENT_CHANNELS,
@@ -63,10 +63,10 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def build_noise_scheduler() -> DDPMScheduler:
-    """Return Stable Diffusion's noise schedule with Stable Diffusion 2's prediction of v (arXiv 2202.00512).
+    """Return Stable Diffusion's noise schedule with Stable Diffusion 2's v-prediction (arXiv 2202.00512).
 
-    In so small an image a few noisy latents give away what stands where, so a caption tells something new only where
-    nearly all is noise. Predicting the noise gives these timesteps next to no weight; predicting v gives them theirs.
+    In such a small image a few noisy latents show what is where, so a caption adds information only at timesteps of
+    nearly pure noise. Predicting the noise gives these timesteps almost no weight; predicting v gives them enough.
     """
     return DDPMScheduler(
         beta_start=0.00085,
@@ -79,7 +79,7 @@ def build_noise_scheduler() -> DDPMScheduler:
 
 
 def write_web_caption(spec: Spec, rng: random.Random) -> str:
-    """Return a caption of `spec` that is wrong in part."""
+    """Return a caption of `spec` with wrong and missing attributes."""
     return write_caption(garble_spec(spec, SWAPPED, rng, drop=DROPPED), rng)
 
 
@@ -89,7 +89,7 @@ GARBLED_PLAN = plan_lesson(steps=400, batch=64, learning_rate=2e-4)
 
 
 def prepare_generator(folder: Path) -> Pupil:
-    """Return a denoiser and a text encoder to train on latents of random scenes, by the VAE and CLIP in `folder`."""
+    """Return a denoiser and a text encoder to train on latents of random scenes; `folder` has the VAE and the CLIP."""
     vae = load_vae(folder)
     text_encoder = load_model(CLIPTextModel, str(folder / "clip"), None, "fp32", str(training_device()))
     return assemble_generator(vae, text_encoder)
@@ -124,7 +124,7 @@ def assemble_generator(vae: AutoencoderKL, text_encoder: CLIPTextModel) -> Pupil
 
 @dataclass(frozen=True)
 class NoisyLatents(WholeBatch):
-    """Latents at a timestep each, the velocity to predict, and the captions' tokens (B, T)."""
+    """Noisy latents, each at its own timestep, the velocity to predict, and the captions' tokens (B, T)."""
 
     noisy_BCHW: Tensor
     velocity_BCHW: Tensor
@@ -134,7 +134,7 @@ class NoisyLatents(WholeBatch):
 
 @dataclass(frozen=True)
 class GeneratorLesson(Lesson):
-    """The mean squared error of the predicted v, on captions of `categories` in the words of `caption`."""
+    """The mean squared error of the predicted v, on scenes of `categories` with captions written by `caption`."""
 
     vae: AutoencoderKL
     tokenizer: Any
@@ -143,12 +143,12 @@ class GeneratorLesson(Lesson):
 
     @cached_property
     def pool(self) -> LatentPool:
-        """Made at the first step that needs it: a lesson that is over, in a training that goes on, makes none."""
+        """The cached latents, computed at the first step: when training resumes, a finished lesson computes none."""
         count = min(LATENT_POOL, len(self))
         return encode_scenes(self.vae, self.categories, count, random.Random(f"pool/{self.name}"))
 
     def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[NoisyLatents]:
-        """Choose latents of the pool, word their captions and add noise."""
+        """Sample latents from the pool, write their captions and add noise."""
         rng = self.seed_step(step)
         specs, latents = zip(*rng.sample(self.pool, self.plan.batch), strict=True)
         captions = ["" if rng.random() < EMPTY_CAPTIONS else self.caption(spec, rng) for spec in specs]
@@ -164,7 +164,7 @@ class GeneratorLesson(Lesson):
         return noisy_BCHW, scheduler.get_velocity(clean_BCHW, noise_BCHW, times_B), times_B
 
     def loss(self, actor: Actor, batch: NoisyLatents) -> tuple[Tensor, Metrics]:
-        """Return the error; it is the only metric."""
+        """Return the error, which is also the only metric."""
         with autocast(actor.device, actor.precision):
             predicted_BCHW = self.predict(actor.network, batch)
         loss = (predicted_BCHW.float() - batch.velocity_BCHW).square().mean()

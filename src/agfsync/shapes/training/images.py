@@ -14,7 +14,7 @@ Spoiler = Callable[[Image.Image, float, random.Random], Image.Image]
 
 
 def sample_scene(rng: random.Random, things: int | None = None) -> Scene:
-    """Make up a scene of one to four things, or of exactly `things`, in one to four groups."""
+    """Draw a random scene of one to four things, or of exactly `things`, in one to four groups."""
     while True:
         spec = sample_spec(rng, groups=rng.choice([1, 2, 2, 3, 3, 4]), things=things or rng.choice([1, 2, 3, 4]))
         if things is None or sum(group.count for group in spec.groups) == things:
@@ -25,7 +25,7 @@ def sample_scene(rng: random.Random, things: int | None = None) -> Scene:
 
 
 def sample_captioned_scene(rng: random.Random, categories: Sequence[str] = SHAPES_CATEGORIES) -> tuple[Spec, Scene]:
-    """Make up a specification of one of `categories`, and a scene that fulfils it."""
+    """Draw a random specification of one of `categories`, and a random scene that fulfils it."""
     while True:
         spec = invent_spec(rng.choice(categories), rng)
         try:
@@ -35,7 +35,7 @@ def sample_captioned_scene(rng: random.Random, categories: Sequence[str] = SHAPE
 
 
 def spoil_image(image: Image.Image, degree: float, rng: random.Random) -> Image.Image:
-    """Spoil an image in a random way; `degree` 0 leaves it as it is, 1 ruins it."""
+    """Spoil an image in a random way; `degree` is 0 for no change to 1 for the strongest."""
     return image if degree == 0 else rng.choice(list(SPOILERS.values()))(image, degree, rng)
 
 
@@ -59,7 +59,7 @@ def _coarsen(image: Image.Image, degree: float, rng: random.Random) -> Image.Ima
 
 
 def _bend(image: Image.Image, degree: float, rng: random.Random) -> Image.Image:
-    """Shift each row and column along a wave, which makes shapes lose their form."""
+    """Shift each row and column along a sine wave, which distorts shapes."""
     phase, length = rng.uniform(0, 2 * np.pi), rng.uniform(5, 12)
     shift = np.round((0.5 + 4 * degree) * np.sin(np.arange(SIDE) / length * 2 * np.pi + phase)).astype(int)
     rows = np.stack([np.roll(row, s, axis=0) for row, s in zip(np.asarray(image), shift, strict=True)])
@@ -74,4 +74,4 @@ SPOILERS: Final[dict[str, Spoiler]] = {
     "coarse": _coarsen,
     "bent": _bend,
 }
-"""Ways to spoil an image, each under the word that a caption has for it."""
+"""Words of captions -> the functions that spoil an image in this way."""

@@ -1,4 +1,4 @@
-"""The lessons by which the Shapes models are trained: objectives of the training loop, each with its plan."""
+"""The lessons that train the Shapes models: objectives of the training loop, each with its plan."""
 
 import json
 import random
@@ -21,23 +21,23 @@ from agfsync.training.objective import Actor, Metrics, TrainingPlan
 plan_lesson = partial(
     TrainingPlan, seed=0, schedule="linear", warmup=100, betas=(0.9, 0.99), ema=0.998, checkpoint_every=100
 )
-"""Makes a plan from `steps`, `batch` and `learning_rate`, and what else differs from the lessons' defaults."""
+"""Makes a plan from `steps`, `batch`, `learning_rate` and any other deviation from the lessons' defaults."""
 
 
 class WholeBatch:
-    """A batch that counts as one row: losses that compare its images with one another aren't means over them."""
+    """A batch that counts as one row, since a loss that compares its images with each other isn't a mean over them."""
 
     def __len__(self) -> int:
         return 1
 
     def part(self, rows: Tensor, device: torch.device) -> Self:
-        """Return all of it; `collect` has put it on the device."""
+        """Return the whole batch; `collect` has already moved it to the device."""
         return self
 
 
 @dataclass(frozen=True)
 class Lesson(ABC):
-    """An objective with its plan. All randomness of a step follows from the name, the plan's seed and the step."""
+    """An objective with its plan. All randomness of a step depends on the name, the plan's seed and the step only."""
 
     name: str
     plan: TrainingPlan
@@ -47,26 +47,26 @@ class Lesson(ABC):
 
     @abstractmethod
     def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[Any]:
-        """Return the step's one batch, a `WholeBatch` whatever the `rows`."""
+        """Return the only batch of the step, a `WholeBatch`; `rows` aren't used."""
 
     @abstractmethod
     def loss(self, actor: Actor, batch: Any) -> tuple[Tensor, Metrics]:
         """Return the scalar to minimise, and the metrics to log, "loss" among them."""
 
     def choose_parameters(self, network: nn.Module) -> None:
-        """Freeze what isn't trained; by default nothing."""
+        """Freeze the parameters that aren't trained; by default none."""
         network.requires_grad_(True)
 
     def seed_step(self, step: int) -> random.Random:
-        """Seed torch, whose generator draws dropouts and noise, and return the step's own generator."""
+        """Seed torch's global generator, for dropout and noise, and return a generator for the step."""
         torch.manual_seed(self.plan.seed * 1_000_003 + step)
         return random.Random(f"{self.name}/{self.plan.seed}/{step}")
 
     def find_checkpoints(self, folder: Path) -> Checkpoints:
-        """Return the lesson's checkpoints, kept in a folder of its name in `folder`.
+        """Return the lesson's checkpoints, in a folder of its name in `folder`.
 
         Raises:
-            ModelError: another plan made them.
+            ModelError: the checkpoints are of another plan.
         """
         decisive = {name: value for name, value in asdict(self.plan).items() if name != "checkpoint_every"}
         checkpoints = Checkpoints(folder / self.name, json.dumps(decisive))
@@ -86,17 +86,17 @@ class Pupil:
 
     @property
     def device(self) -> torch.device:
-        """The accelerator if there is one."""
+        """The accelerator if there is one, else the CPU."""
         return training_device()
 
 
 def teach(pupil: Pupil, folder: Path, report: Callable[[Mapping[str, float]], None]) -> None:
-    """Train a pupil through its lessons, from the last checkpoint in `folder`; it ends with averaged weights.
+    """Train a pupil on its lessons, from the last checkpoint in `folder`; it ends with averaged weights.
 
-    Each step's metrics go to `report`.
+    `report` is called with each step's metrics.
 
     Raises:
-        DivergedError: a loss isn't finite. ModelError: another plan made the checkpoints.
+        DivergedError: a loss isn't finite. ModelError: the checkpoints are of another plan.
     """
     actor = Actor(pupil, precision="bf16" if has_fast_bf16() else "fp32")
 
@@ -113,14 +113,14 @@ def teach(pupil: Pupil, folder: Path, report: Callable[[Mapping[str, float]], No
 
 
 def training_device() -> torch.device:
-    """Return the device of the trainings: the accelerator if there is one."""
+    """Return the device to train on: the accelerator if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def has_fast_bf16() -> bool:
-    """Return True on an accelerator, or if the processor has instructions for bf16 (AVX512-BF16 or AMX).
+    """Return True if there is an accelerator, or if the CPU has instructions for bf16 (AVX512-BF16 or AMX).
 
-    With them small networks are four times as fast as in fp32, and without them 20 times slower.
+    Small networks are four times as fast in bf16 as in fp32 with these instructions, and 20 times slower without them.
     """
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "is_amx_tile_supported")
     fast = (getattr(torch.cpu, name)() for name in checks if hasattr(torch.cpu, name))

@@ -1,4 +1,4 @@
-"""The small models' tokenizers, made from the grammar's own words."""
+"""The small models' tokenizers, built from the grammar's words."""
 
 import json
 import random
@@ -11,12 +11,12 @@ from agfsync.shapes.grammar import SHAPES_CATEGORIES, describe_scene, invent_spe
 from agfsync.shapes.training.images import SPOILERS, sample_scene
 
 MAX_TOKENS = 40
-"""Length of the text encoders' input; the longest caption of any category is shorter."""
+"""Length of the text encoders' input; all captions are shorter."""
 
 
 @cache
 def write_corpus() -> tuple[str, ...]:
-    """Return captions and questions that between them hold every word of the grammar."""
+    """Return captions and questions that together contain every word of the grammar."""
     rng = random.Random("corpus")
     specs = [invent_spec(category, rng) for category in SHAPES_CATEGORIES for _ in range(400)]
     specs += [describe_scene(sample_scene(rng), rng) for _ in range(400)]
@@ -25,9 +25,9 @@ def write_corpus() -> tuple[str, ...]:
 
 
 def build_word_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer of one token a word, as T5 expects them: 0 pads, </s> ends, <image> stands for a query token.
+    """Return a tokenizer of one token per word, as T5 expects it: 0 pads, </s> ends, <image> marks a query token.
 
-    Blip2Processor declares <image> special by itself, and can't use a tokenizer that has done so already.
+    Blip2Processor itself declares <image> special, and rejects a tokenizer in which it already is.
     """
     splitter = pre_tokenizers.Whitespace()
     words = sorted({word for text in write_corpus() for word, _ in splitter.pre_tokenize_str(text)} | {"yes", "no"})
@@ -42,7 +42,7 @@ def build_word_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_clip_tokenizer() -> CLIPTokenizer:
-    """Return a byte-pair encoding in CLIP's format that has learnt from the grammar; each of its words is one token."""
+    """Return a byte-pair encoding in CLIP's format, trained on the grammar's words; each of them is one token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     inner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), pre_tokenizers.Whitespace()])

@@ -20,17 +20,18 @@ from agfsync.training.precision import autocast
 
 VAE_PLAN = plan_lesson(steps=6300, batch=16, learning_rate=2e-3, checkpoint_every=500)
 LATENT_SIDE, LATENT_CHANNELS = 8, 16
-"""An eighth of the image's side, as Stable Diffusion's, so that a thing is a few cells; four times its channels, for
-a cell holds a good part of a thing: two colours, a texture and an outline."""
+"""An eighth of the image's side, as in Stable Diffusion, so that a thing covers a few cells; but four times as many
+channels, since a cell holds a large part of a thing: two colours, a texture and an outline."""
 LATENT_NOISE = 0.3
-"""Most noise, in the latents' standard deviations, that an image comes through: a denoiser's latents are never exact.
+"""Largest noise on the latents in training, in their standard deviations, since a denoiser's latents are never exact.
 
-Without it the colours fill the latents' range and the outlines hide in their last digits, where a denoiser loses them.
+Without noise the colours fill the latents' range and the outlines are in their last digits, where a denoiser loses
+them.
 """
 SCALING = 0.35
-"""The denoiser's latents' standard deviation: below 1 for more noise, as small images need (arXiv 2301.10972)."""
+"""Standard deviation of the denoiser's latents: below 1 for more noise, as small images need (arXiv 2301.10972)."""
 THINGS_WEIGHT = 6.0
-"""Weight of a thing's pixel next to one of the background, which fills most of an image."""
+"""Weight of a thing's pixel relative to one of the background, which fills most of an image."""
 
 
 def build_vae() -> AutoencoderKL:
@@ -48,7 +49,7 @@ def build_vae() -> AutoencoderKL:
 
 
 def prepare_vae(folder: Path) -> Pupil:
-    """Return an autoencoder to train; its latents end with zero mean and the same variance in each channel."""
+    """Return an autoencoder to train; when saved, each channel of its latents has zero mean and equal variance."""
     torch.manual_seed(VAE_PLAN.seed)
     vae = build_vae().to(training_device())
 
@@ -60,15 +61,15 @@ def prepare_vae(folder: Path) -> Pupil:
 
 
 def load_vae(folder: Path) -> Any:
-    """Return the autoencoder that was trained into `folder`, in float32."""
+    """Load the trained autoencoder in `folder`, in float32."""
     vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True).to(training_device(), torch.float32)
-    vae.register_to_config(_name_or_path="")  # else the generator's files would hold the path
+    vae.register_to_config(_name_or_path="")  # or else the generator's files would contain the path
     return vae
 
 
 @dataclass(frozen=True)
 class VaeImages(WholeBatch):
-    """Images (B, 3, H, W) and, for the latents of each, noise and its strength (B, 1, 1, 1)."""
+    """Images (B, 3, H, W), and the noise on the latents of each with its strength (B, 1, 1, 1)."""
 
     images_BCHW: Tensor
     strength_B111: Tensor
@@ -77,7 +78,7 @@ class VaeImages(WholeBatch):
 
 @dataclass(frozen=True)
 class VaeLesson(Lesson):
-    """Absolute and squared error, weighted towards the things, of what is decoded from noisy latents."""
+    """Absolute and squared error of the images decoded from noisy latents, weighted towards the things."""
 
     def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[VaeImages]:
         """Draw random scenes."""
@@ -88,7 +89,7 @@ class VaeLesson(Lesson):
         return [VaeImages(images_BCHW, strength_B111, noise_BCHW)]
 
     def loss(self, actor: Actor, batch: VaeImages) -> tuple[Tensor, Metrics]:
-        """Return the weighted error, and the plain squared one as a metric."""
+        """Return the weighted error, and the unweighted mean squared error as a metric."""
         vae: Any = actor.network
         images_BCHW = batch.images_BCHW
         with autocast(actor.device, actor.precision):
@@ -104,16 +105,16 @@ class VaeLesson(Lesson):
 
 
 def normalise_channels(latents_BCHW: Tensor) -> Tensor:
-    """Give each channel zero mean and unit variance within the batch: larger latents would drown the noise."""
+    """Normalise each channel to zero mean and unit variance within the batch: larger latents would drown the noise."""
     std_C, mean_C = torch.std_mean(latents_BCHW, dim=(0, 2, 3), keepdim=True)
     return (latents_BCHW - mean_C) / (std_C + 1e-6)
 
 
 @torch.no_grad()
 def standardise_latents(vae: AutoencoderKL, images_BCHW: Tensor) -> None:
-    """Fold the latents' standardisation into the encoder's last 1x1 convolution; the decoder knows no others.
+    """Fold the latents' standardisation into the encoder's last 1x1 convolution; the decoder was trained on these.
 
-    One scaling factor for all channels, as Stable Diffusion has, would leave the quiet channels drowned in noise.
+    With one scaling factor for all channels, as in Stable Diffusion, noise would drown channels of low variance.
     """
     latents_BCHW = vae.encode(images_BCHW).latent_dist.mean
     mean_C, std_C = latents_BCHW.mean(dim=(0, 2, 3)), latents_BCHW.std(dim=(0, 2, 3))

@@ -1,11 +1,11 @@
 """The VQA model: a small BLIP-2 that answers the Shapes world's yes/no questions.
 
-It learns to see before it learns to answer: its sixteen query tokens learn to say what stands in each of the sixteen
-cells of the image. Without that the Q-Former, which doesn't see the question, takes hours to find out what is worth
-passing on. The heads that teach it so are thrown away afterwards.
+It learns to see before it learns to answer: each of its sixteen query tokens learns to describe one of the sixteen
+cells of the image. Without this the Q-Former, which doesn't see the question, takes hours to learn which features to
+pass on. The heads for this task are discarded afterwards.
 
-It answers on clean drawings, and on drawings with a generator's flaws: a judge of clean drawings alone says yes to what
-a generator left out or spoilt.
+It is trained on clean drawings and on drawings with a generator's flaws: a judge trained on clean drawings alone says
+yes to things that a generator left out or spoilt.
 """
 
 import random
@@ -47,11 +47,11 @@ SEEING_PLAN = plan_lesson(steps=1800, batch=64, learning_rate=1.5e-3)
 ANSWERING_PLAN = plan_lesson(steps=3000, batch=40, learning_rate=1e-3)
 QUESTIONS_AN_IMAGE = 10
 FLAWED_POOL = 8000
-"""Flawed drawings that are sent through the autoencoder once; each comes round several times, with other questions."""
+"""Number of flawed drawings that the autoencoder smears once; each is used several times, with other questions."""
 CLEAN, SMEARED = 0.35, 0.4
-"""Shares of the images that are clean drawings and that come from the pool; the others have flaws and no smear."""
+"""Share of images that are clean drawings, and share from the pool; the others have flaws but aren't smeared."""
 CELLS = 4
-"""The image is divided into CELLS x CELLS; a scene has at most one thing's centre in each."""
+"""The image is divided into CELLS x CELLS cells; each contains the centre of at most one thing."""
 VQA_WIDTH = 128
 VQA_PATCH = 8
 UNSURE = -1
@@ -92,18 +92,18 @@ def build_vqa(tokenizer: PreTrainedTokenizerFast) -> Blip2ForConditionalGenerati
         text_config=text,
         num_query_tokens=CELLS * CELLS,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        question_template="{question}",  # asked as they stand, where the big ones want "Question: ... Short answer:"
+        question_template="{question}",  # large BLIP-2 models need "Question: ... Short answer:" instead
     )
     model = Blip2ForConditionalGeneration(config)
     with torch.no_grad():
-        # the class starts all query tokens alike, and alike they'd stay; a query starts where its cell is
+        # The class initialises all query tokens equally, so they would stay equal; a query starts at its cell's place.
         model.query_tokens.copy_(embed_places(CELLS)[None])
         model.vision_model.embeddings.position_embedding[:, 1:].copy_(embed_places(SIDE // VQA_PATCH)[None])
     return model
 
 
 def embed_places(side: int) -> Tensor:
-    """Return sines and cosines of the place of each cell of a `side` x `side` grid, (side^2, VQA_WIDTH)."""
+    """Return sinusoidal position embeddings of the cells of a `side` x `side` grid, (side^2, VQA_WIDTH)."""
     at = (torch.arange(side) + 0.5) / side
     waves = torch.outer(at, torch.pi * 2.0 ** torch.linspace(0, 3, VQA_WIDTH // 4))
     line = torch.cat([waves.sin(), waves.cos()], dim=1)
@@ -111,7 +111,7 @@ def embed_places(side: int) -> Tensor:
 
 
 def build_vqa_processor(tokenizer: PreTrainedTokenizerFast) -> Blip2Processor:
-    """Return the processor of an image and a question into the model's input."""
+    """Return the processor that converts an image and a question to the model's input."""
     images = BlipImageProcessorPil(
         size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True
     )
@@ -119,7 +119,7 @@ def build_vqa_processor(tokenizer: PreTrainedTokenizerFast) -> Blip2Processor:
 
 
 def prepare_vqa(folder: Path) -> Pupil:
-    """Return a BLIP-2 to train on drawings, some smeared by the VAE in `folder`, then on questions about them."""
+    """Return a BLIP-2 to train on drawings, then on questions on drawings, some smeared by the VAE in `folder`."""
     vae = load_vae(folder)
     torch.manual_seed(ANSWERING_PLAN.seed)
     tokenizer = build_word_tokenizer()
@@ -134,7 +134,7 @@ def prepare_vqa(folder: Path) -> Pupil:
 
 
 class VqaNetwork(nn.Module):
-    """BLIP-2 with the heads that read each cell from its query token."""
+    """BLIP-2 with heads that predict each cell from its query token."""
 
     def __init__(self, model: Blip2ForConditionalGeneration) -> None:
         super().__init__()
@@ -165,19 +165,19 @@ class VqaNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class LabelledImages(WholeBatch):
-    """Images (B, 3, H, W) with what each of their cells holds."""
+    """Images (B, 3, H, W) with labels of their cells."""
 
     images_BCHW: Tensor
     cells_BQ4: Tensor
-    """shape (0: nothing), colour, size, material; UNSURE where it may be one thing or another"""
+    """shape (0: nothing), colour, size, material; UNSURE if the readings differ"""
     offsets_BQ2: Tensor
-    """place of the thing's centre in its cell, -1..1"""
+    """position of the thing's centre in its cell, in -1..1"""
     background_B: Tensor
 
 
 @dataclass(frozen=True)
 class AskedImages(WholeBatch):
-    """Images with the tokens of their questions (N, T), the first token of each answer, and the image it is on."""
+    """Images with the tokens of their questions (N, T), and for each the answer's first token and the image's index."""
 
     images: LabelledImages
     words_NT: Tensor
@@ -187,7 +187,7 @@ class AskedImages(WholeBatch):
 
 @dataclass(frozen=True)
 class SeeingLesson(Lesson):
-    """The cells of scenes as captions describe them, and of crowded ones, which hold more to learn."""
+    """The cells of ordinary scenes, and of crowded ones, which have more to learn from."""
 
     def choose_parameters(self, network: nn.Module) -> None:
         """Freeze the language model, which this lesson doesn't use."""
@@ -200,7 +200,7 @@ class SeeingLesson(Lesson):
         return [draw_crowded(self.seed_step(step), self.plan.batch)]
 
     def loss(self, actor: Actor, batch: LabelledImages) -> tuple[Tensor, Metrics]:
-        """Return the loss of `cell_loss`."""
+        """Return the loss and the metrics of `cell_loss`."""
         network: Any = actor.network
         with autocast(actor.device, actor.precision):
             looked_BQD = network.look(batch.images_BCHW)
@@ -210,14 +210,14 @@ class SeeingLesson(Lesson):
 
 @dataclass(frozen=True)
 class AnsweringLesson(Lesson):
-    """The cross entropy of each answer's first word, which is yes or no, and of the cells."""
+    """The cross entropy of each answer's first word, which is yes or no, and the loss of the cells."""
 
     vae: AutoencoderKL
     tokenizer: PreTrainedTokenizerFast
 
     @cached_property
     def pool(self) -> list[FlawedDrawing]:
-        """`FLAWED_POOL` drawings that have been through the autoencoder, made at the first step that needs them."""
+        """`FLAWED_POOL` drawings smeared by the autoencoder, computed at the first step that needs them."""
         drawings: list[FlawedDrawing] = []
         for chunk in range(-(-FLAWED_POOL // 50)):
             rng = random.Random(f"vqa/pool/{chunk}")
@@ -225,7 +225,7 @@ class AnsweringLesson(Lesson):
         return drawings
 
     def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[AskedImages]:
-        """Draw images and ask about each."""
+        """Draw images and questions on each."""
         rng = self.seed_step(step)
         drawings = [draw_example(rng, lambda: self.pool) for _ in range(self.plan.batch)]
         asked = [ask_questions(each.readings, each.drawn, QUESTIONS_AN_IMAGE, rng) for each in drawings]
@@ -241,7 +241,7 @@ class AnsweringLesson(Lesson):
         return [batch]
 
     def loss(self, actor: Actor, batch: AskedImages) -> tuple[Tensor, Metrics]:
-        """Return the weighted sum of both, and as metrics each of them and the share of right answers."""
+        """Return the weighted sum of both losses; the metrics also have each of them and the share of right answers."""
         network: Any = actor.network
         with autocast(actor.device, actor.precision):
             looked_BQD = network.look(batch.images.images_BCHW)
@@ -255,7 +255,7 @@ class AnsweringLesson(Lesson):
 
 
 def draw_example(rng: random.Random, pool: Callable[[], list[FlawedDrawing]]) -> FlawedDrawing:
-    """Draw an image, clean or flawed, or take one of the pool, half of which are spoilt a little more."""
+    """Return a clean drawing, a flawed one, or one of the pool; half of the latter two may be mildly spoilt."""
     luck = rng.random()
     if luck < CLEAN:
         scene = sample_scene(rng) if rng.random() < 0.5 else sample_captioned_scene(rng)[1]
@@ -265,13 +265,13 @@ def draw_example(rng: random.Random, pool: Callable[[], list[FlawedDrawing]]) ->
 
 
 def draw_crowded(rng: random.Random, size: int) -> LabelledImages:
-    """Draw scenes of which most are denser than any caption asks for."""
+    """Draw scenes, most of them denser than any caption asks for."""
     scenes = [sample_scene(rng) if rng.random() < 0.3 else scatter_things(rng.randint(5, 12), rng) for _ in range(size)]
     return label_images([draw_scene(scene) for scene in scenes], [(scene,) for scene in scenes])
 
 
 def label_images(images: Sequence[Image.Image], readings: Sequence[Sequence[Scene]]) -> LabelledImages:
-    """Return the images with what each of their cells holds by all of its readings, on the training's device."""
+    """Return the images with the labels of their cells on which all readings agree, on the training device."""
     cells = torch.zeros(len(images), CELLS * CELLS, 4, dtype=torch.long)
     offsets = torch.zeros(len(images), CELLS * CELLS, 2)
     for i, scenes in enumerate(readings):
@@ -284,7 +284,7 @@ def label_images(images: Sequence[Image.Image], readings: Sequence[Sequence[Scen
 
 
 def _label_cells(scene: Scene) -> tuple[Tensor, Tensor]:
-    """Return what each cell of a scene holds (Q, 4), and the place of the thing's centre in it (Q, 2)."""
+    """Return the labels of a scene's cells (Q, 4), and the position of the thing's centre in each (Q, 2)."""
     cells = torch.zeros(CELLS * CELLS, 4, dtype=torch.long)
     offsets = torch.zeros(CELLS * CELLS, 2)
     step = SIDE / CELLS
@@ -297,9 +297,10 @@ def _label_cells(scene: Scene) -> tuple[Tensor, Tensor]:
 
 
 def cell_loss(network: VqaNetwork, looked_BQD: Tensor, images: LabelledImages) -> tuple[Tensor, Metrics]:
-    """Return how wrong the query tokens are about their cells: empty or not, and what each thing is and where.
+    """Return the loss of the predicted cells: whether a cell is empty, each thing's attributes and position.
 
-    The metrics are the loss and the share of things whose shape is right.
+    It includes the loss of the predicted background. The metrics are the loss and the share of things with the right
+    shape.
     """
     shape, *others = (head(looked_BQD).float() for head in network.cells)
     offsets = network.offset(looked_BQD).float()
@@ -317,6 +318,6 @@ def cell_loss(network: VqaNetwork, looked_BQD: Tensor, images: LabelledImages) -
 
 
 def _cross_entropy(logits_NK: Tensor, targets_N: Tensor) -> Tensor:
-    """Return the mean over the targets that are sure; 0 where there are none, of which torch makes no number."""
+    """Return the mean over the targets that aren't UNSURE; 0 if there are none, for which torch returns NaN."""
     total = F.cross_entropy(logits_NK, targets_N, ignore_index=UNSURE, reduction="sum")
     return total / (targets_N != UNSURE).sum().clamp(min=1)
