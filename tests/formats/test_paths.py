@@ -119,6 +119,7 @@ def test_the_train_split_is_taken_or_the_one_that_is_asked_for(there: list[str],
     ("there", "asked", "says"),
     [
         (["validation", "test"], "", "x: has the splits validation, test, none called train: choose one of them"),
+        (["foo", "test"], "", "x: has the splits foo, test, none called train"),
         (["train_a", "train_b"], "", "has the splits train_a, train_b, none called train"),
         (["train", "test"], "dev", "no split 'dev'"),
         (["", ""], "test", "has no splits that its names tell, no split 'test'"),

@@ -182,7 +182,7 @@ def _choose_splits(root: Path, there: list[str], split: str) -> set[str]:
             return {"train" if "train" in trains else trains[0]}
         if not named or (not trains and "" in there):
             return {""}
-    wanted = [name for name in named if split in (name, _usual_split(name))]
+    wanted = [name for name in named if split and split in (name, _usual_split(name))]
     if split in wanted or len(wanted) == 1:
         return {split if split in wanted else wanted[0]}
     has = f"the splits {', '.join(named)}" if named else "no splits that its names tell"
