@@ -96,6 +96,12 @@ class OnlineSettings(MethodSettings):
     """standardised rewards are clipped to this absolute value"""
     updates: Positive = 1
     """optimizer steps on the images of a step, each on a share of them"""
+    weight_copies: ClassVar[int] = 0
+    """copies of the trained weights that the method keeps"""
+
+    def count_rows(self, steps: int) -> int:
+        """Return the number of rows that the network is trained on for each image drawn in `steps` sampling steps."""
+        raise NotImplementedError
 
 
 class PolicySettings(OnlineSettings):
@@ -139,6 +145,10 @@ class PolicySettings(OnlineSettings):
     value_updates: Positive = 1
     """dpok: updates of the value network on the images of a step"""
 
+    def count_rows(self, steps: int) -> int:
+        """Return the number of trained sampling steps of an image."""
+        return self.epochs * max(1, round(self.timesteps * (self.window or steps)))
+
     @model_validator(mode="after")
     def _window_has_room(self) -> Self:
         (lowest, highest), steps = self.window_within, self.steps
@@ -160,6 +170,10 @@ class CleanImageSettings(OnlineSettings):
     kl: float = Field(default=1e-4, ge=0)
     """weight of the squared distance to the base's prediction"""
 
+    def count_rows(self, steps: int) -> int:
+        """Return the number of noise levels at which an image is trained."""
+        return self.noisings or steps
+
 
 class AwmSettings(CleanImageSettings):
     """The method type `awm`: the model's own loss, weighted by the advantages."""
@@ -175,6 +189,7 @@ class NftSettings(CleanImageSettings):
 
     summary: ClassVar[str] = "Draw while training; towards images with a high reward, away from others."
     paper: ClassVar[str] = "DiffusionNFT, arXiv:2509.16117"
+    weight_copies: ClassVar[int] = 1
     beta: float = Field(default=1.0, gt=0)
     """smaller is faster and less stable; its authors take 0.1 for several rewards"""
     decay_rate: float = Field(default=1e-3, ge=0)

@@ -210,9 +210,31 @@ def test_later_rounds_draw_no_images_of_the_base(doctor: Callable[..., Any]) -> 
 
 
 def test_what_is_not_counted_is_noted(doctor: Callable[..., Any]) -> None:
-    _, found = doctor("shapes", "--set", "training.method=nft", "--set", "evaluation.controls=[random-sft]")
-    assert any("images that nft draws and scores in training are in no figure" in note for note in found["notes"])
+    method = "training.method={type: reward-gradient, reward: {clip: 1.0}}"
+    _, found = doctor("shapes", "--set", method, "--set", "evaluation.controls=[random-sft]")
+    drawn = "images that reward-gradient draws and scores in training are in no figure"
+    assert any(drawn in note for note in found["notes"])
     assert any(note.startswith("evaluation.controls") for note in found["notes"])
+
+
+def test_an_online_method_draws_scores_and_trains(doctor: Callable[..., Any]) -> None:
+    def estimate(method: str, *changes: str) -> dict[str, Any]:
+        settings = (f"training.method={method}", "training.batch=8", "training.steps=40", *changes)
+        _, found = doctor("shapes", *(word for each in settings for word in ("--set", each)))
+        assert not [note for note in found["notes"] if "in no figure" in note and "oracle" not in note]
+        return _stages(found)["training"]
+
+    nft = estimate("{type: nft, group: 6, noisings: 5}")
+    twice = estimate("{type: nft, group: 12, noisings: 5}")
+    # All but the prompts' encoding and the optimizer's updates is for each image.
+    assert twice["seconds"] == pytest.approx(2 * nft["seconds"], rel=0.05) and twice["memory"] == nft["memory"]
+    policy = estimate("{type: policy-gradient, group: 6, timesteps: 0.5, guidance: 1.0}")
+    # As many rows are trained on, without the sampling network's prediction and that of the base.
+    assert policy["seconds"] < nft["seconds"] and policy["memory"] < nft["memory"]
+    guided = estimate("{type: policy-gradient, group: 6, timesteps: 0.5, guidance: 4.0}")
+    assert 1.5 * policy["seconds"] < guided["seconds"] < 2 * policy["seconds"]
+    cheap = estimate("{type: policy-gradient, group: 6, timesteps: 0.5, guidance: 1.0, reward: {aesthetic: 1.0}}")
+    assert cheap["seconds"] < policy["seconds"] and cheap["memory"] < policy["memory"]
 
 
 def test_a_training_in_shards_takes_less_in_each_process(doctor: Callable[..., Any]) -> None:

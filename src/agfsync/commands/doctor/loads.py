@@ -27,6 +27,7 @@ from agfsync.models.published import Config, UnknownModel, read_config
 from agfsync.models.quantization import count_saved_bytes
 from agfsync.recipe import ModelSettings, ScorerSettings, Training
 from agfsync.recipe.models import TransformerSettings
+from agfsync.recipe.online import CleanImageSettings, OnlineSettings
 from agfsync.scorers.answering import fill_template
 from agfsync.scorers.hpsv3 import IMAGE_TOKENS
 from agfsync.scorers.reward_networks.blip_head import MOST_TOKENS as IMAGEREWARD_TOKENS
@@ -129,15 +130,57 @@ def _is_classifier_free(settings: ModelSettings) -> bool:
     return settings.sampling.guidance > none.get(settings.type, 1.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """The passes through the denoiser in a training step: `count` with a gradient, each of `rows` rows.
+
+    Before each of them, `references` passes without a gradient have as many rows.
+    """
+
+    rows: int
+    count: float
+    references: int
+
+
+def count_passes(settings: ModelSettings, training: Training) -> Passes:
+    """Return the passes of a training step, in which each image of a pair is a row.
+
+    An online method trains on several rows for each image that it draws; with guidance each has an unprompted half.
+    """
+    part = count_part(training)
+    if not isinstance(training.method, OnlineSettings):
+        return Passes(2 * part, float(training.accumulate), 1)
+    method: Any = training.method
+    sampled = set_sampling(settings, training)
+    rows = training.batch * method.group * method.count_rows(sampled.sampling.steps)
+    references = int(method.kl > 0) + int(isinstance(method, CleanImageSettings))
+    return Passes(part * (2 if _is_classifier_free(sampled) else 1), rows / part, references)
+
+
+def count_part(training: Training) -> int:
+    """Return the number of pairs or images in a part of a training step."""
+    return max(1, -(-training.batch // training.accumulate))
+
+
+def set_sampling(settings: ModelSettings, training: Training) -> ModelSettings:
+    """Return the generator's settings with the sampling and the precision of an online method."""
+    method: Any = training.method
+    guidance = settings.sampling.guidance if method.guidance is None else method.guidance
+    changes = {"steps": method.steps or settings.sampling.steps, "guidance": guidance}
+    sampling = settings.sampling.model_copy(update=changes)
+    return settings.model_copy(update={"sampling": sampling, "dtype": training.precision})
+
+
 def estimate_training(settings: ModelSettings, training: Training, on_cpu: bool, pairs: int) -> Load:
     """Estimate the whole training of a generator's denoiser: encoding images, then prompts, then the steps.
 
-    In memory are the denoiser and the VAE, then the denoiser and the text encoders, then the denoiser alone.
+    In memory are the denoiser and the VAE, then the denoiser and the text encoders, then the denoiser alone. An online
+    method has no images to encode; it draws some in each step, for which the VAE stays in memory.
 
     Raises:
         UnknownModel: the generator is not known.
     """
-    part = max(1, -(-training.batch // training.accumulate))
+    online: Any = training.method if isinstance(training.method, OnlineSettings) else None
     is_whole = isinstance(settings, TransformerSettings) or settings.quantization is not None
     is_rounded = is_whole and training.lora is not None and not on_cpu
     dtype = DTYPES[training.precision] if is_rounded else torch.float32
@@ -152,16 +195,19 @@ def estimate_training(settings: ModelSettings, training: Training, on_cpu: bool,
         read = count_operations(lambda: pipeline.read_prompts(texts))
     reading = sum(map(count_bytes, pipeline.text_encoders)) + read.memory
     encoding = count_bytes(denoiser) - saved + max(count_bytes(vae) + encode.memory, reading)
-    frozen = _make_trainable(denoiser, settings, training)
+    copy = _make_trainable(denoiser, settings, training)
+    frozen = 0.0 if online and not online.kl else copy
     trained = sum(each.numel() for each in denoiser.parameters() if each.requires_grad)
     if training.fsdp:
         _drop_gradients(denoiser)
-    call = pipeline.prepare_denoising(2 * part)
+    passes = count_passes(settings, training)
+    call = pipeline.prepare_denoising(passes.rows)
 
     def take_step() -> None:
         """Predict with the reference and with the network, and backpropagate through the latter."""
         with torch.no_grad(), adapters_off(denoiser), autocast(_CPU, training.precision):
-            call()
+            for _ in range(passes.references):
+                call()
         with autocast(_CPU, training.precision):
             predicted = call()
         predicted.float().square().mean().backward()
@@ -169,7 +215,8 @@ def estimate_training(settings: ModelSettings, training: Training, on_cpu: bool,
     with use_trainable_attention(_CPU if on_cpu else torch.device("cuda")):
         step = count_operations(take_step)
     held = count_bytes(denoiser) - saved + frozen
-    state = trained * (MOMENTS[training.optimizer] + (4.0 if training.ema else 0.0))
+    copies = int(training.ema is not None) + (online.weight_copies if online else 0)
+    state = trained * (MOMENTS[training.optimizer] + 4.0 * copies)
     # With accumulation, the activations of one part are kept in addition to the summed gradients.
     gradients = 4.0 * trained if training.accumulate > 1 or training.fsdp else 0.0
     if training.fsdp:
@@ -177,17 +224,23 @@ def estimate_training(settings: ModelSettings, training: Training, on_cpu: bool,
         encoding -= 0 if on_cpu else count_bytes(denoiser)
         step.peak += 2 * max(map(count_bytes, list_blocks(denoiser)), default=count_bytes(denoiser)) / SLACK
     update = Operations(moved=trained * (20.0 + 2 * MOMENTS[training.optimizer]))
+    latents = 0 if online else 2 * torch.Size(pipeline.latent).numel()
+    works: Works = [(read, pairs / texts), (step, training.steps * passes.count), (update, float(training.steps))]
+    working = step.memory + gradients
+    if online:
+        drawn = estimate_drawing(set_sampling(settings, training), on_cpu, count_part(training), 1)
+        times = training.steps * training.batch * online.group / count_part(training)
+        works += [(work, count * times) for work, count in drawn.works[1:]]
+        encoding = count_bytes(denoiser) - saved + reading
+        working = count_bytes(vae) + max(working, drawn.works[-1][0].memory)
+    else:
+        works.append((encode, 2 * pairs / encoded))
     return Load(
-        works=[
-            (encode, 2 * pairs / encoded),
-            (read, pairs / texts),
-            (step, float(training.steps * training.accumulate)),
-            (update, float(training.steps)),
-        ],
-        memory=max(encoding, held + step.memory + gradients + state),
+        works=works,
+        memory=max(encoding, held + working + state),
         # Each process has all buffers of the network and of the copy.
         shared=held - 2 * (count_bytes(denoiser) - 4.0 * trained) + gradients + state if training.fsdp else 0.0,
-        encoded=4.0 * pairs * (2 * torch.Size(pipeline.latent).numel() + pipeline.count_conditioning()),
+        encoded=4.0 * pairs * (latents + pipeline.count_conditioning()),
         kept=(KEPT + 1) * (4.0 * trained + state) + (8.0 * trained if training.lora else pipeline.count_bytes()),
     )
 

@@ -22,6 +22,7 @@ from agfsync.pipeline.counts import Counts
 from agfsync.pipeline.plan import plan_stages
 from agfsync.recipe import LanguageModel, ModelSettings, Recipe, ScorerSettings
 from agfsync.recipe.named_models import drawing_models
+from agfsync.recipe.online import OnlineSettings
 from agfsync.recipe.scorers import AnnotatorSettings, ServedScorerSettings
 
 _PIXEL = 1.6
@@ -37,6 +38,15 @@ _REASON_TOKENS, _ASPECT_TOKENS, _ANNOTATION_SECONDS = 80, 450, 12.0
 _PATCH = 28
 """side in pixels of the patch that is one token of a vision-language model"""
 _UNKNOWN = loads.Load([], nan)
+
+
+@dataclass(frozen=True, slots=True)
+class _JudgeEstimate:
+    """A judge's bytes of memory, the program's bytes in addition, and the seconds for all images."""
+
+    memory: float
+    process: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +145,8 @@ class Estimator:
         if training.method.trains == "nothing":
             self.found.notes.append(f"what {training.method.type} adds to the drawing of a model is in no figure")
             return Need("training", [training.method.type])
-        if training.method.needs == "captions":
+        is_online = isinstance(training.method, OnlineSettings)
+        if training.method.needs == "captions" and not is_online:
             self.found.notes.append(
                 f"the time and memory of the images that {training.method.type} draws and scores in training are in no "
                 f"figure"
@@ -146,19 +157,34 @@ class Estimator:
         device = self._find_device(settings.device, "model")
         if device == "cpu" and training.precision == "fp16":
             self.found.missing.append("training.precision fp16 needs an accelerator: on a CPU set it to bf16 or fp32")
-        estimate = partial(loads.estimate_training, settings, training, device == "cpu", self.counts.pairs)
+        examples = self.counts.train if is_online else self.counts.pairs
+        estimate = partial(loads.estimate_training, settings, training, device == "cpu", examples)
         load = self._try_estimate(estimate, "model")
         if load.shared:
             memory = {n: format_bytes(load.estimate_shard_memory(n) + _count_process(device)) for n in (2, 4, 8)}
             each = ", ".join(f"{taken} with {count}" for count, taken in memory.items())
             self.found.notes.append(f"training.fsdp: the training takes less in each of several processes: {each}")
-        return Need(
+        need = Need(
             "training",
             [_shorten_name(settings.path), method],
             memory=load.memory + _count_process(device),
             disk=2 * load.encoded + load.kept,  # during the encoding they exist twice
             seconds=load.estimate_seconds(device),
         )
+        return self._add_rewards(need) if is_online else need
+
+    def _add_rewards(self, need: Need) -> Need:
+        """Add the scorers of the rewards to a training: they stay in memory, and score each drawn image."""
+        training, weights = self.recipe.training, self.recipe.reward_weights
+        judges = {name: settings for name, settings in self.recipe.scorers.items() if weights.get(name)}
+        images = training.batch * getattr(training.method, "group", 1)
+        part = loads.count_part(training)
+        batch = loads.ImageBatch(part, part, self.counts.questions)
+        rewards = self._estimate_judging("training", judges, batch, training.steps * images, together=True)
+        need.memory += rewards.memory
+        need.seconds += rewards.seconds
+        need.requests, need.tokens = rewards.requests, rewards.tokens
+        return need
 
     def _estimate_scores(self) -> Need:
         candidates, scorers = self.recipe.candidates, self.recipe.candidate_scorers
@@ -192,9 +218,18 @@ class Estimator:
         return need
 
     def _estimate_judging(
-        self, stage: str, judges: Mapping[str, ScorerSettings], batch: loads.ImageBatch, images: int
+        self,
+        stage: str,
+        judges: Mapping[str, ScorerSettings],
+        batch: loads.ImageBatch,
+        images: int,
+        *,
+        together: bool = False,
     ) -> Need:
-        """Estimate all judges on all images; judges with the same CLIP share its embeddings."""
+        """Estimate all judges on all images; judges with the same CLIP share its embeddings.
+
+        The memory is that of the largest judge, with the program; or if `together`, of all judges, without it.
+        """
         models = dict.fromkeys(each.path for each in judges.values() if each.path)
         distinct: dict[tuple[str | None, ...], str] = {}
         for name, each in judges.items():
@@ -203,11 +238,14 @@ class Estimator:
                 (family, each.path, getattr(each, "weights", None), each.revision, each.dtype, each.device), name
             )
         estimates = [self._estimate_judge(f"scorers.{name}", judges[name], batch, images) for name in distinct.values()]
-        known = [(memory, seconds) for memory, seconds in estimates if not isnan(memory)]
+        known = [each for each in estimates if not isnan(each.memory)]
         need = Need(stage, [_shorten_name(model) for model in models])
+        if estimates and together:
+            need.memory = sum(each.memory for each in known) if known else nan
+        elif estimates:
+            need.memory = max((each.memory + each.process for each in known), default=nan)
         if estimates:
-            need.memory = max((memory for memory, _ in known), default=nan)
-            need.seconds = sum(seconds for _, seconds in known) if known else nan
+            need.seconds = sum(each.seconds for each in known) if known else nan
         for each in judges.values():
             if isinstance(each, ServedScorerSettings):
                 requests, tokens = self._count_requests(each, batch, images)
@@ -229,20 +267,20 @@ class Estimator:
 
     def _estimate_judge(
         self, place: str, settings: ScorerSettings, batch: loads.ImageBatch, images: int
-    ) -> tuple[float, float]:
-        """Return the memory and seconds of one judge on all images; NaN if unknown."""
+    ) -> "_JudgeEstimate":
+        """Return the needs of one judge for all images; NaN if unknown."""
         if isinstance(settings, ServedScorerSettings):
             concurrency = settings.server.concurrency if settings.server else 1
             requests, _ = self._count_requests(settings, batch, images)
             reply_seconds = _ANNOTATION_SECONDS if settings.aspect_names else SERVED_SECONDS
-            return machine.PROCESS, requests * reply_seconds / concurrency
+            return _JudgeEstimate(0.0, machine.PROCESS, requests * reply_seconds / concurrency)
         device = self._find_device(settings.device, place)
         if device == "cpu" and settings.dtype == "fp16":
             self.found.notes.append(f"{place}.dtype fp16 is slow on a CPU: set it to fp32 or bf16")
         load = self._try_estimate(partial(loads.estimate_judging, settings, batch), place)
         _, reading = machine.measure_image_seconds(*self._find_pixels())
         seconds = images * (load.estimate_seconds(device) / batch.images + reading)
-        return load.memory + _count_process(device), seconds
+        return _JudgeEstimate(load.memory, _count_process(device), seconds)
 
     def _find_pixels(self) -> tuple[int, int]:
         """Return the height and width of the images that the evaluation draws."""
