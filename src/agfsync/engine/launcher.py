@@ -32,7 +32,7 @@ _QUIET_SECONDS = 2.0
 """seconds after which a process that hasn't found the first one reports that it waits"""
 ATTEMPT_SECONDS = 5.0
 """seconds for one connection, and for the last message"""
-_END_SECONDS = 1.0
+_END_SECONDS = 5.0
 """seconds for a thread that is no longer waited for to end"""
 _REPLY_TIMEOUT = timedelta(minutes=30)
 """Timeout of the store's own calls: torch's default."""

@@ -20,7 +20,7 @@ from agfsync.models import pretrained
 from agfsync.scorers.heads import Head
 from agfsync.scorers.reward_networks import HeadShape, Place, RewardModel, RewardNetwork, Tokens, add_head, make_head
 
-MOST_TOKENS = 128
+LONGEST_PROMPT = 128
 """The most tokens of a prompt, with its end token."""
 
 
@@ -75,7 +75,7 @@ class Blip2Reward(RewardModel):
 
     @property
     def limit(self) -> int:
-        return MOST_TOKENS
+        return LONGEST_PROMPT
 
     def _build(
         self, tensors: dict[str, Tensor], head: HeadShape, side: int | None, place: Place
