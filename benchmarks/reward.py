@@ -1,6 +1,6 @@
 """The accuracy of the Shapes world's reward model by the share of the data, and with each aspect left out.
 
-    python benchmarks/reward.py RUNS --seeds 0 1 2 --captions 960
+    python benchmarks/reward.py RUNS --seeds 0 1 2
 
 Each seed has a run of shapes-visionprefer up to its pairs; each arm is a fork of it that trains a reward model. The
 test pairs are the same for all arms of a seed, also those of aspects that an arm leaves out. What is done is kept:
@@ -8,6 +8,7 @@ typed again it goes on. Prints Markdown.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -27,14 +28,14 @@ SHARES = (1 / 16, 1 / 4, 1.0)
 OVERALL = ""
 
 
-def list_arms() -> dict[str, dict[str, Any]]:
+def list_arms(shares: Sequence[float], left_out: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the changes of the recipe by the name of each arm."""
-    shares = {f"share {share:.4g}": {"reward.share": share} for share in SHARES}
+    by_share = {f"share {share:.4g}": {"reward.share": share} for share in shares}
     without = {
         f"without {out}": {"reward.aspects": [f"annotator.{each}" for each in ASPECTS if each != out]}
-        for out in ASPECTS
+        for out in left_out
     }
-    return shares | without
+    return by_share | without
 
 
 def train_arm(base: Path, folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +56,8 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--captions", type=int, default=960)
-    parser.add_argument("--arms", nargs="+", default=list(list_arms()), choices=list(list_arms()))
+    parser.add_argument("--shares", type=float, nargs="*", default=SHARES)
+    parser.add_argument("--without", nargs="*", default=ASPECTS, choices=ASPECTS, metavar="ASPECT")
     asked = parser.parse_args()
     bases = {seed: asked.runs / f"vp-{seed}" for seed in asked.seeds}
     for seed, base in bases.items():
@@ -64,14 +66,13 @@ def main() -> None:
     print(f"{describe_cpu()}. Accuracy on all test pairs with its 95 % interval over prompts, by run seed.\n")
     print(f"| arm | pairs trained on | {' | '.join(f'seed {seed}' for seed in bases)} | mean |")
     print(f"|{'---|' * (len(bases) + 3)}")
-    for name, changes in list_arms().items():
-        if name in asked.arms:
-            folder = name.replace(" ", "-")
-            notes = [train_arm(base, asked.runs / f"vp-{seed}--{folder}", changes) for seed, base in bases.items()]
-            found = [each[ACCURACY][OVERALL][MODEL_NAME] for each in notes]
-            cells = [f"{each['accuracy']:.1%} [{each['low']:.1%}, {each['high']:.1%}]" for each in found]
-            pairs = ", ".join(f"{each['pairs']:,}" for each in notes)
-            print(f"| {name} | {pairs} | {' | '.join(cells)} | {fmean(e['accuracy'] for e in found):.1%} |", flush=True)
+    for name, changes in list_arms(asked.shares, asked.without).items():
+        folder = name.replace(" ", "-")
+        notes = [train_arm(base, asked.runs / f"vp-{seed}--{folder}", changes) for seed, base in bases.items()]
+        found = [each[ACCURACY][OVERALL][MODEL_NAME] for each in notes]
+        cells = [f"{each['accuracy']:.1%} [{each['low']:.1%}, {each['high']:.1%}]" for each in found]
+        pairs = ", ".join(f"{each['pairs']:,}" for each in notes)
+        print(f"| {name} | {pairs} | {' | '.join(cells)} | {fmean(e['accuracy'] for e in found):.1%} |", flush=True)
 
 
 if __name__ == "__main__":
