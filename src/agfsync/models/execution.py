@@ -17,7 +17,7 @@ VARIANTS = 64
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """How a network runs.
+    """The options of running a network.
 
     `attention` is a backend of diffusers. With `compile`, torch.compile compiles its blocks. With `offload`, the
     networks of a pipeline take turns on the device while drawing. `quantization` is the storage format of its weights.

@@ -1,5 +1,6 @@
 """The settings of each type of method that draws images in training and trains on their rewards."""
 
+from abc import abstractmethod
 from math import ceil, floor
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -99,9 +100,15 @@ class OnlineSettings(MethodSettings):
     weight_copies: ClassVar[int] = 0
     """copies of the trained weights that the method keeps"""
 
+    @abstractmethod
     def count_rows(self, steps: int) -> int:
         """Return the number of rows that the network is trained on for each image drawn in `steps` sampling steps."""
-        raise NotImplementedError
+        ...
+
+    @abstractmethod
+    def count_references(self) -> int:
+        """Return the number of predictions without a gradient for each of these rows."""
+        ...
 
 
 class PolicySettings(OnlineSettings):
@@ -149,6 +156,10 @@ class PolicySettings(OnlineSettings):
         """Return the number of trained sampling steps of an image."""
         return self.epochs * max(1, round(self.timesteps * (self.window or steps)))
 
+    def count_references(self) -> int:
+        """Return 1, the base's prediction, if there is a penalty for the distance to it."""
+        return int(self.kl > 0)
+
     @model_validator(mode="after")
     def _window_has_room(self) -> Self:
         (lowest, highest), steps = self.window_within, self.steps
@@ -173,6 +184,10 @@ class CleanImageSettings(OnlineSettings):
     def count_rows(self, steps: int) -> int:
         """Return the number of noise levels at which an image is trained."""
         return self.noisings or steps
+
+    def count_references(self) -> int:
+        """Return 1 for the prediction of the network that drew the image, and 1 for the base's if it is penalised."""
+        return 1 + int(self.kl > 0)
 
 
 class AwmSettings(CleanImageSettings):

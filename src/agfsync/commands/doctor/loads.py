@@ -27,7 +27,7 @@ from agfsync.models.published import Config, UnknownModel, read_config
 from agfsync.models.quantization import count_saved_bytes
 from agfsync.recipe import ModelSettings, ScorerSettings, Training
 from agfsync.recipe.models import TransformerSettings
-from agfsync.recipe.online import CleanImageSettings, OnlineSettings
+from agfsync.recipe.online import OnlineSettings
 from agfsync.scorers.answering import fill_template
 from agfsync.scorers.hpsv3 import IMAGE_TOKENS
 from agfsync.scorers.reward_networks.blip_head import MOST_TOKENS as IMAGEREWARD_TOKENS
@@ -153,8 +153,7 @@ def count_passes(settings: ModelSettings, training: Training) -> Passes:
     method: Any = training.method
     sampled = set_sampling(settings, training)
     rows = training.batch * method.group * method.count_rows(sampled.sampling.steps)
-    references = int(method.kl > 0) + int(isinstance(method, CleanImageSettings))
-    return Passes(part * (2 if _is_classifier_free(sampled) else 1), rows / part, references)
+    return Passes(part * (2 if _is_classifier_free(sampled) else 1), rows / part, method.count_references())
 
 
 def count_part(training: Training) -> int:
