@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from agfsync.engine import processing
-from agfsync.engine.jobs import Outcome, Sifted, Skip, Unit
+from agfsync.engine.jobs import Outcome, Sifted, Skip, Undone, Unit
 from agfsync.engine.processing import process_units, report_skipped
 from agfsync.engine.progress import LogProgress, SilentProgress
 from agfsync.errors import BudgetError
@@ -106,6 +106,17 @@ def test_past_the_budget_the_stage_stops_and_says_why(run: Run) -> None:
     with pytest.raises(BudgetError, match=r"captions: 2 of 10 captions skipped: odd; failure_budget is 0.1"):
         go(run, work, budget=0.1)
     assert set(run.list_made("captions")) == {"u2"}
+
+
+def test_an_undone_unit_raises_its_cause_after_the_rest_of_its_batch_is_kept(run: Run) -> None:
+    def work(numbers: Sequence[int]) -> list[Outcome | Undone]:
+        return [Undone(BudgetError(f"cap at {n}")) if n in (0, 1) else caption(n) for n in numbers]
+
+    with pytest.raises(BudgetError, match="cap at 0"):
+        go(run, work)
+    assert set(run.list_made("captions")) == {"u2"}
+    go(run, lambda numbers: [caption(number) for number in numbers])
+    assert len(keys(run)) == 10
 
 
 def test_what_a_unit_leaves_out_is_counted(run: Run) -> None:

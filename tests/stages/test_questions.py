@@ -1,7 +1,10 @@
 import dataclasses
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import doubles
 import pytest
 
 from agfsync.errors import BudgetError
@@ -137,3 +140,33 @@ def test_questions_that_are_not_confirmed_are_dropped(context: Context, make_rec
     made = drawn(context)
     assert notes["dropped"]["not confirmed on second reading"] == len(made) > 0
     assert {len(each.questions) for each in made} == {2}
+
+
+def test_a_cap_reached_at_an_early_caption_keeps_the_later_complete_ones(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions.run(context)
+    first = next(iter(context.run.read("captions", Caption))).text
+    later: list[str] = []
+    two_later = threading.Event()
+    write = doubles.Writer.questions
+
+    def reach_cap(self: doubles.Writer, caption: str, seed: int) -> Sequence[QuestionDraft]:
+        if caption == first:
+            assert two_later.wait(10)
+            raise BudgetError("cap")
+        later.append(caption)
+        if len(later) == 2:
+            # The other thread begins its second caption once its first is complete.
+            two_later.set()
+        return write(self, caption, seed)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(doubles.Writer, "questions", reach_cap)
+        patch.setattr(doubles.Writer, "concurrency", 2)
+        with pytest.raises(BudgetError, match="cap"):
+            questions.run(context)
+    kept = set(context.run.list_made("questions"))
+    assert kept
+    questions.run(context)
+    assert kept < set(context.run.list_made("questions")) and len(drawn(context)) == 17

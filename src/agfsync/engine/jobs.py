@@ -36,6 +36,13 @@ class Sifted:
     dropped: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """A unit that stays to be done because of `cause`, which is raised once the outcomes after it are committed."""
+
+    cause: Exception
+
+
 Outcome = Sequence[Record] | Sifted | Skip
 BatchFunction = Callable[[Sequence[_P]], Iterable[Outcome]]
 """A function from a batch of payloads to one outcome for each, in order."""

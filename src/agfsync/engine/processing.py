@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import pyarrow as pa
 
-from agfsync.engine.jobs import Outcome, Sifted, Skip, Unit
+from agfsync.engine.jobs import Outcome, Sifted, Skip, Undone, Unit
 from agfsync.engine.progress import Progress
 from agfsync.errors import BudgetError
 from agfsync.records import Record
@@ -30,7 +30,7 @@ def process_units(
     run: Run,
     stage: str,
     units: "Reiterable[Unit[_P]] | PendingUnits[_P]",
-    work: Callable[[Sequence[_P]], Iterable[Outcome]],
+    work: Callable[[Sequence[_P]], Iterable[Outcome | Undone]],
     *,
     batch: int,
     schema: pa.Schema,
@@ -48,6 +48,7 @@ def process_units(
 
     Raises:
         BudgetError: more than the share `budget` of the units is skipped.
+        Exception: the cause of the first `Undone` of a batch, after the batch's other outcomes are committed.
     """
     pending = units if isinstance(units, PendingUnits) else PendingUnits(run, stage, units)
     if not pending.count_ahead(1):
@@ -58,8 +59,14 @@ def process_units(
             while chunk := pending.take(batch):
                 task.add_done(pending.pop_found_count())
                 outcomes = work([item.payload for item in chunk])
+                causes: list[Exception] = []
                 for item, outcome in zip(chunk, outcomes, strict=True):
-                    part.add(item.key, outcome)
+                    if isinstance(outcome, Undone):
+                        causes.append(outcome.cause)
+                    else:
+                        part.add(item.key, outcome)
+                if causes:
+                    raise causes[0]
                 check_budget(stage, run.list_skipped(stage, own=True), pending.total, budget, unit)
                 task.advance(len(chunk))
             task.add_done(pending.pop_found_count())

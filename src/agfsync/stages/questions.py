@@ -12,7 +12,7 @@ from textwrap import shorten
 from typing import Any
 
 from agfsync.chat.threads import map_in_threads
-from agfsync.engine.jobs import Outcome, Sifted, Skip, Unit
+from agfsync.engine.jobs import Outcome, Sifted, Skip, Undone, Unit
 from agfsync.engine.processing import check_budget, process_units, report_skipped
 from agfsync.errors import BudgetError, NoReplyError
 from agfsync.formats import SourceQuestion
@@ -93,20 +93,36 @@ def _name_unit(writer: QuestionWriter, recipe: Recipe, task: CaptionToAsk) -> st
     return digest(_STAGE, VERSIONS[_STAGE], writer.identity, *shaping, task.caption.key)
 
 
-def _ask_all(session: WriterSession, recipe: Recipe, tasks: Sequence[CaptionToAsk]) -> Iterator[Outcome]:
-    for outcome in map_in_threads(partial(_make_questions, session.writer, recipe), tasks, session.writer.concurrency):
+def _ask_all(session: WriterSession, recipe: Recipe, tasks: Sequence[CaptionToAsk]) -> Iterator[Outcome | Undone]:
+    """Yield an outcome for each of `tasks`; once a cap is reached, the captions that are not begun stay undone."""
+    reached: list[Undone] = []
+
+    def ask(task: CaptionToAsk) -> Outcome | Undone:
+        if reached:
+            return reached[0]
+        outcome = _make_questions(session.writer, recipe, task)
+        if isinstance(outcome, Undone):
+            reached.append(outcome)
+        return outcome
+
+    for outcome in map_in_threads(ask, tasks, session.writer.concurrency):
         session.account.note()
         yield outcome
 
 
-def _make_questions(writer: QuestionWriter, recipe: Recipe, task: CaptionToAsk) -> Outcome:
-    """Return a caption's questions, or a skip. May run in any thread."""
+def _make_questions(writer: QuestionWriter, recipe: Recipe, task: CaptionToAsk) -> Outcome | Undone:
+    """Return a caption's questions, or a skip. May run in any thread.
+
+    A caption takes several requests, so a cap can be reached at one while later captions are complete.
+    """
     if task.given:
         return _make_given_questions(task)
     try:
         return _write_questions(writer, recipe, task.caption)
     except NoReplyError as failure:
         return Skip(str(failure), _quote_caption(task.caption))
+    except BudgetError as reached:
+        return Undone(reached)
 
 
 def _make_given_questions(task: CaptionToAsk) -> Sifted:
