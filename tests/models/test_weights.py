@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agfsync.models import hub
-from agfsync.models.weights import WeightQuery, find_weights
+from agfsync.models.weights import WeightQuery, Weights, find_weights
 
 INDEX = {"_class_name": "P", "unet": ["diffusers", "U"], "vae": ["diffusers", "V"], "safety_checker": ["x", "S"]}
 PIPELINE = {
@@ -63,6 +63,9 @@ def test_a_file_of_another_kind_is_never_read(tmp_path: Path) -> None:
     (tmp_path / "head.pt").touch()
     found = find_weights(WeightQuery(str(tmp_path / "head.pt"), role="head"))
     assert not found.here and "no .safetensors file" in found.fault
+    file = tmp_path / "head.safetensors"
+    file.touch()
+    assert find_weights(WeightQuery(str(file), role="head")) == Weights(True)
 
 
 def test_weights_of_half_precision_alone_count(tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ def find_weights(query: WeightQuery) -> Weights:
     """Find a model's weights in a folder, in the cache or on the hub."""
     path = Path(query.model)
     if path.is_file():
-        return Weights(path.suffix == SAFE, fault=f"it is no {SAFE} file: nothing else is read")
+        fault = "" if path.suffix == SAFE else f"it is no {SAFE} file: nothing else is read"
+        return Weights(not fault, fault=fault)
     if not path.is_dir() and not hub.is_hub_id(query.model):
         return Weights(False, fault="there is no such file or folder")
     folder = path if path.is_dir() else hub.find_snapshot(query.model, query.revision)
