@@ -111,9 +111,9 @@ def _ask_all(session: WriterSession, recipe: Recipe, tasks: Sequence[CaptionToAs
 
 
 def _make_questions(writer: QuestionWriter, recipe: Recipe, task: CaptionToAsk) -> Outcome | Undone:
-    """Return a caption's questions, or a skip. May run in any thread.
+    """Return a caption's questions, a skip, or `Undone` if a cap is reached. May run in any thread.
 
-    A caption takes several requests, so a cap can be reached at one while later captions are complete.
+    A caption takes several requests, so it can reach a cap when later captions are already complete.
     """
     if task.given:
         return _make_given_questions(task)
